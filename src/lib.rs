@@ -1,0 +1,9 @@
+//! hindcast
+pub mod error;
+pub mod kv;
+pub mod time;
+/// wire types
+#[expect(missing_docs, reason = "generated from the protos, which carry the documentation")]
+pub mod pb {
+    tonic::include_proto!("hindcast.v1");
+}
