@@ -1,1 +1,3 @@
+//! The whole house, from outside: one binary, a module per behaviour.
 
+mod calendar;
