@@ -1,0 +1,44 @@
+# What people type. `.ci/run` does `check` and more on a fresh machine.
+
+# List the recipes.
+default:
+    @just --list
+
+# Everything that must hold before a commit.
+check: fmt clippy test doc
+
+# Formatting, as rustfmt wants it.
+fmt:
+    cargo fmt --check
+
+# Lints; a warning is an error.
+clippy:
+    cargo clippy --all-targets --locked -- -D warnings
+
+# Unit, integration and doc tests. HINDCAST_TEST_PYTHON names a Python that has tests/python/requirements.txt.
+test *args:
+    cargo test --locked {{ args }}
+
+# The doc tests alone.
+test-doc:
+    cargo test --locked --doc
+
+# The API documentation; a warning is an error.
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
+
+# The story on real data.
+quickstart *args:
+    cargo run --release --locked -- quickstart {{ args }}
+
+# Measure.
+bench *args:
+    cargo bench --locked {{ args }}
+
+# Licences, advisories and doubled crates (needs cargo-deny).
+deny:
+    cargo deny --locked check
+
+# All that continuous integration does.
+ci:
+    .ci/run
