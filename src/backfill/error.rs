@@ -1,0 +1,188 @@
+//! What can go wrong with a backfill.
+
+use crate::{
+    catalog, engine,
+    error::{Classify, ErrorKind, Violation},
+    kv, lake, store,
+    time::CalendarError,
+};
+
+/// A backfill error.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A field of the request is at fault.
+    #[error("{0}")]
+    Invalid(Violation),
+    /// No such backfill.
+    #[error("backfill {name:?} does not exist")]
+    NotFound {
+        /// As asked.
+        name: String,
+    },
+    /// Every partition would be skipped.
+    #[error("nothing would run: {reason}")]
+    NothingToRun {
+        /// Why.
+        reason: String,
+    },
+    /// Another backfill writes the same partitions.
+    #[error("backfill {other} is active on these partitions of table {table:?}; wait for it, or cancel it")]
+    Overlap {
+        /// The active backfill.
+        other: String,
+        /// The table.
+        table: String,
+    },
+    /// The world is not what the caller planned with.
+    #[error("the plan's hash is {actual}, not {expected}: something it names changed since it was made; plan again")]
+    PlanMoved {
+        /// As given.
+        expected: String,
+        /// As planned now.
+        actual: String,
+    },
+    /// The request id belongs to another request.
+    #[error("request_id {request_id:?} was used for another backfill ({name})")]
+    RequestIdReused {
+        /// The id.
+        request_id: String,
+        /// What it made.
+        name: String,
+    },
+    /// It ended already.
+    #[error("cannot cancel backfill {name}: it is {state}")]
+    Ended {
+        /// The backfill.
+        name: String,
+        /// How it ended.
+        state: &'static str,
+    },
+    /// `after_sequence` lies beyond the log.
+    #[error("backfill {name} has no event {after_sequence} yet: its last is {last_sequence}")]
+    SequenceAhead {
+        /// The backfill.
+        name: String,
+        /// As asked.
+        after_sequence: u64,
+        /// What there is.
+        last_sequence: u64,
+    },
+    /// The server stops.
+    #[error("the server is stopping; come back with the last sequence you have")]
+    Stopping,
+    /// The journal holds something that cannot be read.
+    #[error("cannot read the journal of backfill {name}: {cause}")]
+    Journal {
+        /// The backfill.
+        name: String,
+        /// What is wrong.
+        cause: String,
+    },
+    /// A definition's fault.
+    #[error(transparent)]
+    Catalog(#[from] catalog::Error),
+    /// A source's fault.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// The entity store's fault.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The lake's fault.
+    #[error(transparent)]
+    Lake(#[from] lake::Error),
+    /// A storage fault.
+    #[error(transparent)]
+    Storage(#[from] kv::Error),
+}
+
+impl Error {
+    pub(super) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid(Violation::new(field, problem))
+    }
+
+    /// A calendar's refusal of the range in the request.
+    pub(super) fn calendar(field: &str, error: &CalendarError) -> Self {
+        Self::invalid(field, error.to_string())
+    }
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Invalid(_) => ErrorKind::InvalidArgument,
+            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::NothingToRun { .. } | Self::Overlap { .. } | Self::PlanMoved { .. } | Self::Ended { .. } => {
+                ErrorKind::FailedPrecondition
+            }
+            Self::RequestIdReused { .. } => ErrorKind::AlreadyExists,
+            Self::SequenceAhead { .. } => ErrorKind::OutOfRange,
+            Self::Stopping => ErrorKind::Unavailable,
+            Self::Journal { .. } => ErrorKind::DataLoss,
+            Self::Catalog(error) => error.kind(),
+            Self::Engine(error) => error.kind(),
+            Self::Store(error) => error.kind(),
+            Self::Lake(error) => error.kind(),
+            Self::Storage(error) => error.kind(),
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Invalid(_) => "INVALID_BACKFILL",
+            Self::NotFound { .. } => "BACKFILL_NOT_FOUND",
+            Self::NothingToRun { .. } => "NOTHING_TO_RUN",
+            Self::Overlap { .. } => "BACKFILL_OVERLAP",
+            Self::PlanMoved { .. } => "PLAN_MOVED",
+            Self::RequestIdReused { .. } => "REQUEST_ID_REUSED",
+            Self::Ended { .. } => "BACKFILL_ENDED",
+            Self::SequenceAhead { .. } => "SEQUENCE_AHEAD",
+            Self::Stopping => "SERVER_STOPPING",
+            Self::Journal { .. } => "STORAGE_DAMAGED",
+            Self::Catalog(error) => error.reason(),
+            Self::Engine(error) => error.reason(),
+            Self::Store(error) => error.reason(),
+            Self::Lake(error) => error.reason(),
+            Self::Storage(error) => error.reason(),
+        }
+    }
+
+    fn violations(&self) -> Vec<Violation> {
+        match self {
+            Self::Invalid(violation) => vec![violation.clone()],
+            Self::Catalog(error) => error.violations(),
+            Self::Engine(error) => error.violations(),
+            Self::Store(error) => error.violations(),
+            Self::Lake(error) => error.violations(),
+            Self::Storage(error) => error.violations(),
+            Self::NotFound { .. }
+            | Self::NothingToRun { .. }
+            | Self::Overlap { .. }
+            | Self::PlanMoved { .. }
+            | Self::RequestIdReused { .. }
+            | Self::Ended { .. }
+            | Self::SequenceAhead { .. }
+            | Self::Stopping
+            | Self::Journal { .. } => Vec::new(),
+        }
+    }
+
+    fn resource(&self) -> Option<(&'static str, String)> {
+        match self {
+            Self::NotFound { name } => Some(("backfill", name.clone())),
+            Self::Catalog(error) => error.resource(),
+            Self::Engine(error) => error.resource(),
+            Self::Store(error) => error.resource(),
+            Self::Lake(error) => error.resource(),
+            Self::Storage(error) => error.resource(),
+            Self::Invalid(_)
+            | Self::NothingToRun { .. }
+            | Self::Overlap { .. }
+            | Self::PlanMoved { .. }
+            | Self::RequestIdReused { .. }
+            | Self::Ended { .. }
+            | Self::SequenceAhead { .. }
+            | Self::Stopping
+            | Self::Journal { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The backfills' durable part: frozen records, and one dense log of events each. The log is the journal: a backfill's state
+//! is the fold of its events.
+//!
+//! **Layout**
+//!
+//! | keyspace | key | value |
+//! |---|---|---|
+//! | `backfills` (large values) | `r/<name>` | format byte, JSON of the [`Record`] |
+//! | | `s/<name>` | format byte, JSON of the final [`State`]: spares the fold of an ended backfill's log |
+//! | | `q/<request id>` | the backfill's name |
+//! | `backfill_events` | `<name> 00 <sequence, u64 big-endian>` | format byte, JSON of the [`Event`] |
+//!
+//! A backfill exists once its first event is there: that insert is what makes creation one transaction. A record without
+//! events is the leftover of a creation that the server did not survive, and is removed.
+//!
+//! All calls block. **Durability**: what [`Journal::append`] and [`Journal::create`] wrote is on disk when they return.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    Error, Result,
+    model::{Event, Record},
+    state::State,
+};
+use crate::kv::{Database, Keyspace};
+
+const FORMAT: u8 = 1;
+/// Text of a failure that is kept: an event must fit one value.
+const MAX_MESSAGE_BYTES: usize = 2048;
+
+/// The journal. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Journal {
+    database: Database,
+    records: Keyspace,
+    events: Keyspace,
+}
+
+impl Journal {
+    pub(super) fn open(database: &Database) -> Result<Self> {
+        Ok(Self {
+            database: database.clone(),
+            records: database.keyspace("backfills")?,
+            events: database.keyspace("backfill_events")?,
+        })
+    }
+
+    /// All backfills, oldest first, as they stand.
+    pub(super) fn load(&self) -> Result<Vec<(Record, State)>> {
+        let mut backfills = Vec::new();
+        let records: Vec<_> = self
+            .records
+            .large_prefix(b"r/")
+            .collect::<std::result::Result<_, _>>()?;
+        for (key, bytes) in records {
+            let name = String::from_utf8_lossy(key.get(2..).unwrap_or_default()).into_owned();
+            let record: Record = decode(&name, &bytes)?;
+            match self.load_state(&record)? {
+                Some(state) => backfills.push((record, state)),
+                None => self.records.remove_large(&key)?,
+            }
+        }
+        Ok(backfills)
+    }
+
+    fn load_state(&self, record: &Record) -> Result<Option<State>> {
+        if let Some(bytes) = self.records.get_large(&final_state_key(&record.name))? {
+            return decode(&record.name, &bytes).map(Some);
+        }
+        let mut state = State::new(record);
+        for event in self.events_after(&record.name, 0, usize::MAX)? {
+            if event.sequence != state.last_sequence + 1 {
+                return Err(Error::Journal {
+                    name: record.name.clone(),
+                    cause: format!("event {} follows event {}", event.sequence, state.last_sequence),
+                });
+            }
+            state.apply(&event);
+        }
+        Ok((state.last_sequence > 0).then_some(state))
+    }
+
+    /// Writes a backfill's record and its first events.
+    pub(super) fn create(&self, record: &Record, request_id: Option<&str>, events: &[Event]) -> Result<()> {
+        self.records
+            .insert_large(&record_key(&record.name), &encode(&record.name, record)?)?;
+        if let Some(request_id) = request_id {
+            self.records
+                .insert_large(&request_key(request_id), record.name.as_bytes())?;
+        }
+        // On disk before the event that makes them count.
+        self.database.flush()?;
+        self.append(&[(record.name.as_str(), events)])
+    }
+
+    /// The backfill that a request made.
+    pub(super) fn made_by(&self, request_id: &str) -> Result<Option<String>> {
+        let name = self.records.get_large(&request_key(request_id))?;
+        Ok(name.map(|name| String::from_utf8_lossy(&name).into_owned()))
+    }
+
+    /// Writes events of several backfills.
+    pub(super) fn append(&self, logs: &[(&str, &[Event])]) -> Result<()> {
+        for (name, events) in logs {
+            for event in *events {
+                self.events
+                    .insert(&event_key(name, event.sequence), &encode(name, event)?)?;
+            }
+        }
+        self.database.flush()?;
+        Ok(())
+    }
+
+    /// Remembers how an ended backfill stands. Derived from its events: losing it costs time only.
+    pub(super) fn remember_end(&self, name: &str, state: &State) -> Result<()> {
+        self.records.insert_large(&final_state_key(name), &encode(name, state)?)?;
+        Ok(())
+    }
+
+    /// At most `limit` events after `sequence`, in order.
+    pub(super) fn events_after(&self, name: &str, sequence: u64, limit: usize) -> Result<Vec<Event>> {
+        self.events
+            .range(&event_key(name, sequence.saturating_add(1)), &event_key(name, u64::MAX))
+            .take(limit)
+            .map(|entry| decode(name, &entry?.1))
+            .collect()
+    }
+}
+
+/// Cuts `message` to what an event can hold.
+pub(super) fn bounded_message(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE_BYTES {
+        let mut end = MAX_MESSAGE_BYTES;
+        while !message.is_char_boundary(end) {
+            end -= 1;
+        }
+        message.truncate(end);
+        message.push('…');
+    }
+    message
+}
+
+fn record_key(name: &str) -> Vec<u8> {
+    format!("r/{name}").into_bytes()
+}
+
+fn final_state_key(name: &str) -> Vec<u8> {
+    format!("s/{name}").into_bytes()
+}
+
+fn request_key(request_id: &str) -> Vec<u8> {
+    format!("q/{request_id}").into_bytes()
+}
+
+fn event_key(name: &str, sequence: u64) -> Vec<u8> {
+    let mut key = Vec::with_capacity(name.len() + 9);
+    key.extend_from_slice(name.as_bytes());
+    key.push(0);
+    key.extend_from_slice(&sequence.to_be_bytes());
+    key
+}
+
+fn encode(name: &str, value: &impl Serialize) -> Result<Vec<u8>> {
+    let mut bytes = vec![FORMAT];
+    serde_json::to_writer(&mut bytes, value).map_err(|error| Error::Journal {
+        name: name.to_owned(),
+        cause: error.to_string(),
+    })?;
+    Ok(bytes)
+}
+
+fn decode<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
+    let unreadable = |cause: String| Error::Journal {
+        name: name.to_owned(),
+        cause,
+    };
+    match bytes.split_first() {
+        Some((&FORMAT, json)) => serde_json::from_slice(json).map_err(|error| unreadable(error.to_string())),
+        Some((format, _)) => Err(unreadable(format!("format {format} is not known to this version"))),
+        None => Err(unreadable("it is empty".to_owned())),
+    }
+}

@@ -1,0 +1,31 @@
+//! Backfills: planned, frozen, journalled, run partition by partition, published.
+//!
+//! Pure: [`plan`] (what would run), [`state`] (what a command changes and asks for), [`retry`]. Durable: [`journal`]. The
+//! [`executor`] is the only writer: it journals first and acts after. [`model`] holds the words.
+//!
+//! Invariants: `PT-2` (all attempts of a partition read the same world: everything is frozen in the [`Record`]), `BF-1` (a
+//! partition is published at most once per backfill: attempts are numbered and fenced, and the table's snapshots say which
+//! attempt they hold), `PR-1` (events are dense: the journal is the event log).
+
+mod error;
+mod executor;
+mod journal;
+mod model;
+mod plan;
+mod planner;
+mod publish;
+mod retry;
+mod state;
+mod watch;
+
+pub use error::Error;
+pub use executor::{Executor, ExecutorConfig, Handle};
+pub use model::{
+    BackfillSpec, BackfillState, Change, DependencyShape, Event, FrozenSource, Knowledge, PartitionChange,
+    PartitionState, Plan, PlannedPartition, Record,
+};
+pub use state::{Counts, PartitionRun, State};
+pub use watch::{Progress, WatchItem, WatchSettings};
+
+/// A result of this module.
+pub type Result<T> = std::result::Result<T, Error>;

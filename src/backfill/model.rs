@@ -1,0 +1,237 @@
+//! The words of a backfill.
+
+use std::collections::BTreeMap;
+
+use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    catalog::RetryPolicy,
+    engine::SourceFile,
+    time::{Grain, Partition, SysTime, ValidTime},
+};
+
+/// Which basis a partition reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Knowledge {
+    /// The partition's end plus a delay: what a pipeline running then would have known.
+    AsKnownThen {
+        /// How long after the partition's end it ran.
+        availability_delay_micros: i64,
+    },
+    /// The latest basis when the backfill is created.
+    AsKnownNow,
+    /// A basis that is given.
+    AtBasis(SysTime),
+}
+
+/// What a caller asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackfillSpec {
+    /// The transform's name.
+    pub transform: String,
+    /// `None`: the latest.
+    pub revision: Option<u32>,
+    /// Start of the first partition.
+    pub from: ValidTime,
+    /// End of the last one, exclusive.
+    pub to: ValidTime,
+    /// What partitions may know.
+    pub knowledge: Knowledge,
+    /// `None`: the server's default.
+    pub max_active_partitions: Option<u32>,
+    /// `None`: the transform's.
+    pub max_attempts: Option<u32>,
+    /// For people and filters.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// How partitions depend on one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DependencyShape {
+    /// Not at all.
+    Independent,
+    /// Each on the ones before it: ascending, one at a time.
+    Sequential,
+}
+
+/// One partition of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlannedPartition {
+    /// Its slice of valid time and label.
+    pub partition: Partition,
+    /// The basis it reads.
+    pub basis: SysTime,
+    /// Why it does not run; `None`: it runs.
+    pub skip_reason: Option<String>,
+    /// Source files it opens.
+    pub file_count: u32,
+}
+
+/// A source as it was when the backfill was planned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrozenSource {
+    /// Its name.
+    pub source: String,
+    /// How far before a partition's start it reaches, in microseconds.
+    pub lookback_micros: i64,
+    /// The files that any of the partitions may open, by path.
+    pub files: Vec<SourceFile>,
+}
+
+/// What a backfill would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The transform's name.
+    pub transform: String,
+    /// Its revision.
+    pub revision: u32,
+    /// The table it writes.
+    pub output_table: String,
+    /// The length of its partitions.
+    pub grain: Grain,
+    /// Their zone.
+    pub zone: Tz,
+    /// As asked.
+    pub knowledge: Knowledge,
+    /// How partitions depend on one another.
+    pub shape: DependencyShape,
+    /// How many run at once.
+    pub max_active_partitions: u32,
+    /// How they are retried.
+    pub retry: RetryPolicy,
+    /// Ascending.
+    pub partitions: Vec<PlannedPartition>,
+    /// Ascending by input.
+    pub sources: Vec<FrozenSource>,
+    /// What would surprise.
+    pub warnings: Vec<String>,
+}
+
+/// A backfill's frozen part: written once, at creation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Its name.
+    pub name: String,
+    /// As asked.
+    pub spec: BackfillSpec,
+    /// What was planned then.
+    pub plan: Plan,
+    /// Microseconds since the Unix epoch.
+    pub create_time_micros: i64,
+}
+
+/// The life of a backfill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "DESIGN's states; the proto says what each means")]
+pub enum BackfillState {
+    Pending,
+    Running,
+    Cancelling,
+    Succeeded,
+    PartiallySucceeded,
+    Failed,
+    Cancelled,
+}
+
+impl BackfillState {
+    /// Whether nothing will happen any more.
+    pub const fn is_terminal(self) -> bool {
+        match self {
+            Self::Pending | Self::Running | Self::Cancelling => false,
+            Self::Succeeded | Self::PartiallySucceeded | Self::Failed | Self::Cancelled => true,
+        }
+    }
+}
+
+/// The life of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "DESIGN's states; the proto says what each means")]
+pub enum PartitionState {
+    Pending,
+    Blocked,
+    Running,
+    WaitingRetry,
+    Succeeded,
+    Failed,
+    UpstreamFailed,
+    Skipped,
+    Cancelled,
+}
+
+impl PartitionState {
+    /// Whether nothing will happen to it any more.
+    pub const fn is_terminal(self) -> bool {
+        match self {
+            Self::Pending | Self::Blocked | Self::Running | Self::WaitingRetry => false,
+            Self::Succeeded | Self::Failed | Self::UpstreamFailed | Self::Skipped | Self::Cancelled => true,
+        }
+    }
+}
+
+/// One entry of a backfill's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Dense, from 1.
+    pub sequence: u64,
+    /// Microseconds since the Unix epoch.
+    pub time_micros: i64,
+    /// What changed.
+    pub change: Change,
+}
+
+/// What an event changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// The backfill is there. Always the first event.
+    Created,
+    /// The backfill is in another state.
+    State(BackfillState),
+    /// A partition is in another state.
+    Partition(PartitionChange),
+    /// The server came back; so many attempts were fenced off.
+    Resumed {
+        /// Attempts that were running when it went away.
+        fenced_attempt_count: u32,
+    },
+}
+
+/// A partition's new state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionChange {
+    /// Its place in the plan.
+    pub index: u32,
+    /// Its state from now on.
+    pub state: PartitionState,
+    /// The attempt that this is about; 0 before the first.
+    pub attempt: u32,
+    /// Of that attempt.
+    pub rows_read: u64,
+    /// Of that attempt.
+    pub rows_written: u64,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at_micros: Option<i64>,
+    /// What published it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_id: Option<i64>,
+}
+
+impl PartitionChange {
+    /// A change to `state` that says nothing else.
+    pub fn plain(index: u32, state: PartitionState, attempt: u32) -> Self {
+        Self {
+            index,
+            state,
+            attempt,
+            rows_read: 0,
+            rows_written: 0,
+            message: None,
+            retry_at_micros: None,
+            snapshot_id: None,
+        }
+    }
+}

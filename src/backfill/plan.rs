@@ -1,0 +1,272 @@
+//! What a backfill would do: pure. One code path for planning and for creating.
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    Error, Result,
+    model::{BackfillSpec, DependencyShape, FrozenSource, Knowledge, Plan, PlannedPartition},
+};
+use crate::{
+    catalog::Transform,
+    engine::PinnedSource,
+    time::{Interval, Partition, SysTime, ValidTime},
+};
+
+/// Most partitions that may run at once.
+pub(super) const MAX_ACTIVE_PARTITIONS: u32 = 64;
+/// Most tries of one partition.
+const MAX_ATTEMPTS: u32 = 100;
+/// Most labels of a backfill, and the longest key or value.
+const MAX_LABELS: usize = 32;
+const MAX_LABEL_BYTES: usize = 128;
+
+/// What is known of an entity type that a transform reads.
+#[derive(Debug, Clone)]
+pub(super) struct EntityKnowledge {
+    pub(super) entity_type: String,
+    /// The first basis at which it held anything.
+    pub(super) first_known: Option<SysTime>,
+}
+
+/// All that a plan is made of.
+#[derive(Debug)]
+pub(super) struct PlanInput<'a> {
+    pub(super) spec: &'a BackfillSpec,
+    pub(super) transform: &'a Transform,
+    /// All files of each source.
+    pub(super) sources: Vec<PinnedSource>,
+    pub(super) entities: Vec<EntityKnowledge>,
+    /// Microseconds since the Unix epoch.
+    pub(super) now_micros: i64,
+    /// The latest basis, for [`Knowledge::AsKnownNow`].
+    pub(super) latest_basis: SysTime,
+    pub(super) default_max_active: u32,
+}
+
+/// Makes the plan.
+///
+/// # Errors
+/// A field of the spec that is out of its bounds, or a range that is not made of partitions, by its field path.
+pub(super) fn make(input: &PlanInput<'_>) -> Result<Plan> {
+    let PlanInput { spec, transform, .. } = input;
+    check_bounds(spec)?;
+    let slices = slices(spec, transform)?;
+    let mut partitions = Vec::with_capacity(slices.len());
+    for partition in slices {
+        partitions.push(planned(input, partition));
+    }
+    let shape = match transform.spec.prior {
+        Some(_) => DependencyShape::Sequential,
+        None => DependencyShape::Independent,
+    };
+    let max_active_partitions = match shape {
+        DependencyShape::Sequential => 1,
+        DependencyShape::Independent => spec.max_active_partitions.unwrap_or(input.default_max_active),
+    };
+    let mut retry = transform.spec.retry;
+    retry.max_attempts = spec.max_attempts.unwrap_or(retry.max_attempts);
+    Ok(Plan {
+        transform: transform.spec.name.clone(),
+        revision: transform.revision,
+        output_table: transform.spec.output_table.clone(),
+        grain: transform.spec.grain,
+        zone: transform.spec.zone,
+        knowledge: spec.knowledge,
+        shape,
+        max_active_partitions,
+        retry,
+        warnings: warnings(input, &partitions),
+        sources: frozen_sources(input, &partitions),
+        partitions,
+    })
+}
+
+fn check_bounds(spec: &BackfillSpec) -> Result<()> {
+    if let Some(count) = spec.max_active_partitions
+        && !(1..=MAX_ACTIVE_PARTITIONS).contains(&count)
+    {
+        return Err(Error::invalid(
+            "spec.max_active_partitions",
+            format!("{count} is not in 1 to {MAX_ACTIVE_PARTITIONS}"),
+        ));
+    }
+    if let Some(count) = spec.max_attempts
+        && !(1..=MAX_ATTEMPTS).contains(&count)
+    {
+        return Err(Error::invalid(
+            "spec.max_attempts",
+            format!("{count} is not in 1 to {MAX_ATTEMPTS}"),
+        ));
+    }
+    if spec.labels.len() > MAX_LABELS {
+        return Err(Error::invalid(
+            "spec.labels",
+            format!("there are {} labels, of {MAX_LABELS} at most", spec.labels.len()),
+        ));
+    }
+    let too_long = |text: &String| text.is_empty() || text.len() > MAX_LABEL_BYTES;
+    if let Some((key, _)) = spec.labels.iter().find(|(key, value)| too_long(key) || value.len() > MAX_LABEL_BYTES) {
+        return Err(Error::invalid(
+            format!("spec.labels[{key:?}]"),
+            format!("keys are 1 to {MAX_LABEL_BYTES} bytes long, values at most {MAX_LABEL_BYTES}"),
+        ));
+    }
+    Ok(())
+}
+
+fn slices(spec: &BackfillSpec, transform: &Transform) -> Result<Vec<Partition>> {
+    if spec.from >= spec.to {
+        return Err(Error::invalid(
+            "spec.to",
+            format!("the range [{}, {}) holds nothing: to must lie after from", spec.from, spec.to),
+        ));
+    }
+    let calendar = transform.spec.calendar();
+    for (field, instant) in [("spec.from", spec.from), ("spec.to", spec.to)] {
+        // A range up to the instant itself fails for the same reason, and says which boundaries are nearest.
+        if !calendar.is_boundary(instant)
+            && let Err(error) = calendar.partitions(instant, instant.saturating_add_micros(1))
+        {
+            return Err(Error::calendar(field, &error));
+        }
+    }
+    calendar
+        .partitions(spec.from, spec.to)
+        .map_err(|error| Error::calendar("spec.to", &error))
+}
+
+fn planned(input: &PlanInput<'_>, partition: Partition) -> PlannedPartition {
+    let basis = match input.spec.knowledge {
+        Knowledge::AsKnownThen {
+            availability_delay_micros,
+        } => SysTime::from_micros(partition.end.micros()).saturating_add_micros(availability_delay_micros),
+        Knowledge::AsKnownNow => input.latest_basis,
+        Knowledge::AtBasis(basis) => basis,
+    };
+    let window = Interval::new(partition.start, partition.end);
+    let file_count: usize = input
+        .sources
+        .iter()
+        .map(|source| source.files_in(&source.window(window)).count())
+        .sum();
+    PlannedPartition {
+        skip_reason: skip_reason(input, &partition, basis),
+        file_count: u32::try_from(file_count).unwrap_or(u32::MAX),
+        partition,
+        basis,
+    }
+}
+
+fn skip_reason(input: &PlanInput<'_>, partition: &Partition, basis: SysTime) -> Option<String> {
+    if partition.end.micros() > input.now_micros {
+        return Some(format!("it is not over before {}", partition.end));
+    }
+    if basis.micros() > input.now_micros {
+        return Some(format!("its basis {basis} is still to come"));
+    }
+    None
+}
+
+/// Of each source, the files that some partition that runs may open.
+fn frozen_sources(input: &PlanInput<'_>, partitions: &[PlannedPartition]) -> Vec<FrozenSource> {
+    let windows: Vec<_> = partitions
+        .iter()
+        .filter(|planned| planned.skip_reason.is_none())
+        .map(|planned| Interval::new(planned.partition.start, planned.partition.end))
+        .collect();
+    let whole = match (windows.first(), windows.last()) {
+        (Some(first), Some(last)) => Interval {
+            from: first.from,
+            to: last.to,
+        },
+        _ => return Vec::new(),
+    };
+    input
+        .sources
+        .iter()
+        .map(|source| FrozenSource {
+            source: source.source.name.clone(),
+            lookback_micros: source.lookback_micros,
+            files: source.files_in(&source.window(whole)).cloned().collect(),
+        })
+        .collect()
+}
+
+fn warnings(input: &PlanInput<'_>, partitions: &[PlannedPartition]) -> Vec<String> {
+    let running: Vec<_> = partitions
+        .iter()
+        .filter(|planned| planned.skip_reason.is_none())
+        .collect();
+    let mut warnings = Vec::new();
+    for entity in &input.entities {
+        let blind = running
+            .iter()
+            .filter(|planned| entity.first_known.is_none_or(|first| planned.basis < first))
+            .count();
+        if blind == 0 {
+            continue;
+        }
+        let name = &entity.entity_type;
+        let total = running.len();
+        warnings.push(match entity.first_known {
+            Some(first) => format!(
+                "{name}: nothing was known before {first}: {blind} of {total} partitions would read no entity"
+            ),
+            None => format!("{name}: it holds nothing yet: {blind} of {total} partitions would read no entity"),
+        });
+    }
+    for source in &input.sources {
+        let without_files: Vec<_> = running
+            .iter()
+            .filter(|planned| {
+                let window = source.window(Interval::new(planned.partition.start, planned.partition.end));
+                source.files_in(&window).next().is_none()
+            })
+            .collect();
+        if let Some(first) = without_files.first() {
+            warnings.push(format!(
+                "{}: there is no file for {} of {} partitions, the first of them {}",
+                source.source.name,
+                without_files.len(),
+                running.len(),
+                first.partition.label
+            ));
+        }
+    }
+    let skipped = partitions.len() - running.len();
+    if skipped > 0 {
+        warnings.push(format!("{skipped} of {} partitions are skipped", partitions.len()));
+    }
+    warnings
+}
+
+impl Plan {
+    /// Names everything in the plan: equal plans have equal hashes.
+    ///
+    /// # Errors
+    /// The plan cannot be encoded.
+    pub fn hash(&self) -> Result<String> {
+        let bytes = serde_json::to_vec(self).map_err(|error| Error::Journal {
+            name: self.transform.clone(),
+            cause: error.to_string(),
+        })?;
+        let digest = Sha256::digest(&bytes);
+        Ok(digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// How many partitions run.
+    pub fn run_count(&self) -> usize {
+        self.partitions
+            .iter()
+            .filter(|planned| planned.skip_reason.is_none())
+            .count()
+    }
+
+    /// The valid time of all partitions together.
+    pub fn range(&self) -> Interval<ValidTime> {
+        match (self.partitions.first(), self.partitions.last()) {
+            (Some(first), Some(last)) => Interval::new(first.partition.start, last.partition.end),
+            _ => Interval::new(ValidTime::from_micros(0), ValidTime::from_micros(0)),
+        }
+    }
+}

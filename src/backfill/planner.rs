@@ -1,0 +1,142 @@
+//! Gathering what a plan is made of: the definition, the files, what the store knows. The planning itself is in [`plan`].
+
+use std::sync::Arc;
+
+use super::{
+    Error, Result,
+    model::{BackfillSpec, FrozenSource, Knowledge, Plan},
+    plan::{self, EntityKnowledge, PlanInput},
+};
+use crate::{
+    catalog::{Catalog, Transform},
+    engine::{self, PinnedEntity, PinnedInputs, PinnedSource, source},
+    store::Store,
+    time::{Clock, SysTime},
+};
+
+/// What planning needs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Planner {
+    pub(super) catalog: Catalog,
+    pub(super) store: Store,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) default_max_active: u32,
+}
+
+impl Planner {
+    /// Plans `spec`. The bases of the plan are stable from then on.
+    pub(super) async fn plan(&self, spec: &BackfillSpec) -> Result<Plan> {
+        let transform = self.catalog.transform(&spec.transform, spec.revision)?;
+        let pinned = match spec.knowledge {
+            Knowledge::AtBasis(basis) => Some(basis),
+            Knowledge::AsKnownNow | Knowledge::AsKnownThen { .. } => None,
+        };
+        let latest_basis = self.store.pin(pinned).await?;
+        let sources = self.list_sources(&transform).await?;
+        let input = PlanInput {
+            spec,
+            transform: &transform,
+            entities: self.entity_knowledge(&transform)?,
+            sources,
+            now_micros: self.clock.now_micros(),
+            latest_basis,
+            default_max_active: self.default_max_active,
+        };
+        let plan = plan::make(&input)?;
+        self.check_files(&plan).await?;
+        self.pin_latest_of(&plan).await?;
+        Ok(plan)
+    }
+
+    async fn list_sources(&self, transform: &Transform) -> Result<Vec<PinnedSource>> {
+        let mut sources = Vec::new();
+        for input in &transform.spec.sources {
+            let declared = self.catalog.source(&input.source)?;
+            let listed = Arc::clone(&declared);
+            let files = blocking(move || source::list_files(&listed)).await?;
+            sources.push(PinnedSource {
+                source: declared,
+                lookback_micros: input.lookback_micros,
+                files: Arc::new(files),
+            });
+        }
+        Ok(sources)
+    }
+
+    fn entity_knowledge(&self, transform: &Transform) -> Result<Vec<EntityKnowledge>> {
+        let mut entities = Vec::new();
+        for input in &transform.spec.entities {
+            let entity_type = self.store.entity_type(&input.entity_type)?;
+            entities.push(EntityKnowledge {
+                first_known: self.store.first_known(&entity_type),
+                entity_type: input.entity_type.clone(),
+            });
+        }
+        Ok(entities)
+    }
+
+    /// Sees that the files which would be opened still have the source's columns.
+    async fn check_files(&self, plan: &Plan) -> Result<()> {
+        for frozen in &plan.sources {
+            let declared = self.catalog.source(&frozen.source)?;
+            let files = frozen.files.clone();
+            blocking(move || source::check_columns(&declared, files.iter())).await?;
+        }
+        Ok(())
+    }
+
+    /// No later commit may get a system time at or below a basis that a partition will read.
+    async fn pin_latest_of(&self, plan: &Plan) -> Result<()> {
+        let latest = plan
+            .partitions
+            .iter()
+            .filter(|planned| planned.skip_reason.is_none())
+            .map(|planned| planned.basis)
+            .max();
+        if let Some(basis) = latest {
+            let _: SysTime = self.store.pin(Some(basis)).await?;
+        }
+        Ok(())
+    }
+
+    /// What the frozen names of a plan mean.
+    pub(super) fn inputs(&self, plan: &Plan) -> Result<PinnedInputs> {
+        let transform = self.catalog.transform(&plan.transform, Some(plan.revision))?;
+        let mut sources = Vec::new();
+        for frozen in &plan.sources {
+            let FrozenSource {
+                source,
+                lookback_micros,
+                files,
+            } = frozen;
+            sources.push(PinnedSource {
+                source: self.catalog.source(source)?,
+                lookback_micros: *lookback_micros,
+                files: Arc::new(files.clone()),
+            });
+        }
+        let mut entities = Vec::new();
+        for input in &transform.spec.entities {
+            entities.push(PinnedEntity {
+                entity_type: self.store.entity_type(&input.entity_type)?,
+                at_partition_start: input.at_partition_start,
+            });
+        }
+        Ok(PinnedInputs {
+            transform,
+            sources,
+            entities,
+        })
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::result::Result<T, engine::Error> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(error) => Err(Error::Engine(engine::Error::Broken {
+            cause: error.to_string(),
+        })),
+    }
+}

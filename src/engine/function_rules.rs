@@ -1,0 +1,48 @@
+//! Which functions a transform may call: those whose value depends on their arguments alone.
+
+use datafusion::{
+    common::tree_node::{TreeNode, TreeNodeRecursion},
+    error::DataFusionError,
+    logical_expr::{Expr, LogicalPlan, Volatility},
+};
+
+use super::{Error, Result};
+
+/// Refuses a plan that calls a function whose answer depends on when or where it runs.
+///
+/// # Errors
+/// [`Error::Definition`] naming the function.
+pub(super) fn check(plan: &LogicalPlan) -> Result<()> {
+    let mut offender = None;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expression| {
+            expression.apply(|part| {
+                offender = unstable_function(part);
+                Ok::<_, DataFusionError>(if offender.is_some() {
+                    TreeNodeRecursion::Stop
+                } else {
+                    TreeNodeRecursion::Continue
+                })
+            })
+        })
+    })?;
+    match offender {
+        None => Ok(()),
+        Some(name) => Err(Error::definition(
+            "transform.sql",
+            format!(
+                "{name}() gives another answer each time it runs, so no partition could be computed twice alike; use $partition_start or $partition_end for time, and columns of the inputs for all else"
+            ),
+        )),
+    }
+}
+
+fn unstable_function(expression: &Expr) -> Option<String> {
+    let (name, volatility) = match expression {
+        Expr::ScalarFunction(call) => (call.func.name(), call.func.signature().volatility),
+        Expr::AggregateFunction(call) => (call.func.name(), call.func.signature().volatility),
+        Expr::WindowFunction(call) => (call.fun.name(), call.fun.signature().volatility),
+        _ => return None,
+    };
+    (volatility != Volatility::Immutable).then(|| name.to_owned())
+}

@@ -1,0 +1,95 @@
+//! Computing one partition in a pinned session.
+//!
+//! The SQL of a transform runs in a session that holds nothing but its declared inputs, each cut to what the partition may
+//! see (invariant `PT-1`): there is no name for current state. [`check`] plans a transform once, at registration; an
+//! [`Engine`] runs it, partition by partition.
+//!
+//! What this module leaves to others: which partitions run, and at which basis (`backfill`); what becomes of the rows
+//! (`lake`).
+
+mod as_of;
+pub mod check;
+mod embedded;
+mod entity_table;
+mod error;
+mod file_table;
+mod function_rules;
+mod parameters;
+mod sequential;
+mod session;
+pub mod source;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+pub use session::Sessions;
+pub use embedded::{Embedded, EmbeddedConfig};
+pub use error::Error;
+pub use source::{PinnedSource, SourceFile};
+
+use crate::{
+    catalog::Transform,
+    lake::{AttemptId, Staged},
+    store::EntityType,
+    time::{Partition, SysTime},
+};
+
+/// A result of this module.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An entity type as a session shows it.
+#[derive(Debug, Clone)]
+pub struct PinnedEntity {
+    /// Its schema.
+    pub entity_type: Arc<EntityType>,
+    /// The table shows entities at the partition's start, not at its last instant.
+    pub at_partition_start: bool,
+}
+
+/// What all partitions of a backfill share: the transform revision and what its names mean.
+#[derive(Debug, Clone)]
+pub struct PinnedInputs {
+    /// The revision.
+    pub transform: Arc<Transform>,
+    /// Its sources, with the files that were there when the backfill was created.
+    pub sources: Vec<PinnedSource>,
+    /// Its entity types.
+    pub entities: Vec<PinnedEntity>,
+}
+
+/// One try at one partition.
+#[derive(Debug, Clone)]
+pub struct PartitionWork {
+    /// What it reads.
+    pub inputs: Arc<PinnedInputs>,
+    /// Which slice of valid time it may see.
+    pub partition: Partition,
+    /// What it may know.
+    pub basis: SysTime,
+    /// Which try.
+    pub attempt: AttemptId,
+}
+
+/// What a try produced.
+#[derive(Debug)]
+pub struct Computed {
+    /// Its rows, staged where nobody sees them yet.
+    pub staged: Staged,
+    /// Rows that came out of sources and `prior`.
+    pub rows_read: u64,
+}
+
+/// Runs pinned work.
+#[async_trait]
+pub trait Engine: Send + Sync + std::fmt::Debug + 'static {
+    /// Computes one partition and stages its rows.
+    ///
+    /// The same work gives the same set of rows, whenever and how often it runs. When `cancel` fires, the work is abandoned
+    /// and what it staged is removed before this returns [`Error::Stopped`].
+    ///
+    /// # Errors
+    /// [`Error::retryable`] tells whether another try can help.
+    async fn run(&self, work: PartitionWork, cancel: CancellationToken) -> Result<Computed>;
+}
