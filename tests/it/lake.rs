@@ -1,5 +1,7 @@
 //! The lake: staged partitions replace what is there, whole and at once, in tables that other readers understand.
 
+mod pyiceberg;
+
 use std::{
     collections::{BTreeSet, HashSet},
     fs::File,
