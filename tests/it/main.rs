@@ -1,3 +1,4 @@
 //! The whole house, from outside: one binary, a module per behaviour.
 
 mod calendar;
+mod lake;

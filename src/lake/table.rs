@@ -1,0 +1,196 @@
+//! One table: its head in memory, and the loop that moves it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use iceberg::spec::{FormatVersion, PartitionSpec, SortOrder, TableMetadataBuilder, Transform};
+use parking_lot::Mutex;
+
+use super::{
+    catalog::{Catalog, Head, HeadRef, NextState, WrittenFiles, stamp},
+    disk::TableFolders,
+    error::{Error, Result, iceberg_error},
+    identity::fresh_uuid,
+    manifests::ManifestCache,
+    schema::{self, PARTITION_COLUMN},
+};
+
+/// Table property: the transform that writes the table.
+pub(super) const OWNER: &str = "hindcast.transform";
+/// How often a commit is rebuilt when the table moves under it.
+const MAX_TRIES: u32 = 5;
+/// Older metadata files that are kept for each table.
+const METADATA_FILES: &str = "100";
+
+/// A table's name, its folders, and what is in memory of it.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) name: String,
+    pub(super) folders: TableFolders,
+    pub(super) cache: ManifestCache,
+    /// Held while the table is moved. Other processes are kept out by the database's lock; another [`super::Lake`] on the
+    /// same database is not, which is what the compare-and-swap is for.
+    writing: Mutex<()>,
+    head: Mutex<Option<HeadRef>>,
+}
+
+impl Table {
+    pub(super) fn new(name: &str, folders: TableFolders) -> Self {
+        Self {
+            name: name.to_owned(),
+            folders,
+            cache: ManifestCache::default(),
+            writing: Mutex::default(),
+            head: Mutex::default(),
+        }
+    }
+
+    /// The current head; `None`: there is no such table. **Cost**: one key while it is in memory.
+    pub(super) fn head(&self, catalog: &Catalog) -> Result<Option<HeadRef>> {
+        let Some(pointer) = catalog.pointer(&self.name)? else {
+            return Ok(None);
+        };
+        let known = self.head.lock().clone();
+        if let Some(head) = known.filter(|head| head.is_at(&pointer)) {
+            return Ok(Some(head));
+        }
+        let head = Arc::new(Catalog::load(&self.name, &pointer)?);
+        self.remember(&head);
+        Ok(Some(head))
+    }
+
+    /// As [`Table::head`].
+    ///
+    /// # Errors
+    /// [`Error::TableNotFound`] when there is none.
+    pub(super) fn existing_head(&self, catalog: &Catalog) -> Result<HeadRef> {
+        self.head(catalog)?.ok_or_else(|| Error::TableNotFound {
+            table: self.name.clone(),
+        })
+    }
+
+    /// Runs `work` while nothing of this lake moves the table.
+    pub(super) fn while_still<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let _writing = self.writing.lock();
+        work()
+    }
+
+    /// Moves the table to what `build` makes of its head. Where the table moved meanwhile, `build` is asked again, a few
+    /// times. `build` may answer that there is nothing to do.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] when it moved every time; whatever `build` says.
+    pub(super) fn update<T>(
+        &self,
+        catalog: &Catalog,
+        mut build: impl FnMut(Option<&Head>) -> Result<(T, Option<NextState>)>,
+    ) -> Result<T> {
+        let _writing = self.writing.lock();
+        for _ in 0..MAX_TRIES {
+            let head = self.head(catalog)?;
+            let (answer, next) = build(head.as_deref())?;
+            let Some(next) = next else {
+                return Ok(answer);
+            };
+            if let Some(moved) = catalog.swap(&self.name, &self.folders, head.as_deref(), next)? {
+                self.remember(&Arc::new(moved));
+                return Ok(answer);
+            }
+        }
+        Err(Error::Conflict {
+            table: self.name.clone(),
+            tries: MAX_TRIES,
+        })
+    }
+
+    fn remember(&self, head: &HeadRef) {
+        self.cache.retain(&head.manifests);
+        *self.head.lock() = Some(Arc::clone(head));
+    }
+
+    /// The state of a new table.
+    pub(super) fn create(
+        &self,
+        columns: &arrow::datatypes::Schema,
+        owner: &str,
+        now_micros: i64,
+    ) -> Result<NextState> {
+        self.folders.create()?;
+        let table_schema = schema::to_table_schema(columns, 1)?;
+        let properties = HashMap::from([
+            (OWNER.to_owned(), owner.to_owned()),
+            (
+                "write.metadata.previous-versions-max".to_owned(),
+                METADATA_FILES.to_owned(),
+            ),
+            (
+                "write.parquet.compression-codec".to_owned(),
+                "zstd".to_owned(),
+            ),
+        ]);
+        let build = || {
+            let partition_spec = PartitionSpec::builder(table_schema.clone())
+                .add_partition_field(PARTITION_COLUMN, PARTITION_COLUMN, Transform::Identity)?
+                .build()?;
+            TableMetadataBuilder::new(
+                table_schema.clone(),
+                partition_spec,
+                SortOrder::unsorted_order(),
+                self.folders.location().to_owned(),
+                FormatVersion::V2,
+                properties,
+            )?
+            .assign_uuid(fresh_uuid(self.folders.location(), now_micros))
+            .build()
+        };
+        let built = build().map_err(iceberg_error("describe a new table"))?;
+        Ok(NextState {
+            built: stamp(built, now_micros.div_euclid(1_000))?,
+            manifests: Vec::new(),
+            written: WrittenFiles::default(),
+        })
+    }
+
+    /// The state of the table with `columns`; `None` if it has them.
+    ///
+    /// # Errors
+    /// [`Error::Owned`] when it is another transform's; [`Error::SchemaConflict`].
+    pub(super) fn evolve(
+        &self,
+        head: &Head,
+        columns: &arrow::datatypes::Schema,
+        asked: &str,
+        now_micros: i64,
+    ) -> Result<Option<NextState>> {
+        let metadata = &head.metadata;
+        let owner = metadata
+            .properties()
+            .get(OWNER)
+            .map(String::as_str)
+            .unwrap_or_default();
+        if owner != asked {
+            return Err(Error::Owned {
+                table: self.name.clone(),
+                owner: owner.to_owned(),
+                asked: asked.to_owned(),
+            });
+        }
+        let current = metadata.current_schema();
+        let Some(evolved) =
+            schema::evolve(&self.name, current, columns, metadata.last_column_id())?
+        else {
+            return Ok(None);
+        };
+        let built = TableMetadataBuilder::new_from_metadata(
+            metadata.clone(),
+            Some(head.metadata_location.clone()),
+        )
+        .add_current_schema(evolved)
+        .and_then(TableMetadataBuilder::build)
+        .map_err(iceberg_error("evolve a table"))?;
+        Ok(Some(NextState {
+            built: stamp(built, head.next_timestamp_ms(now_micros))?,
+            manifests: head.manifests.clone(),
+            written: WrittenFiles::default(),
+        }))
+    }
+}
