@@ -1,0 +1,269 @@
+//! `CatalogService`: sources, transforms, tables.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert::{catalog as convert, table},
+    status::to_status,
+};
+use crate::{
+    catalog::{Catalog, Source},
+    engine::{self, Sessions},
+    error::Classify,
+    lake::Lake,
+    pb::{self, catalog_service_server::CatalogService},
+    store::Store,
+    time::Clock,
+};
+
+/// Messages of rows that may wait for a slow client.
+const ROW_QUEUE: usize = 4;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct CatalogApi {
+    /// Definitions.
+    pub catalog: Catalog,
+    /// For checking a transform against the entity types.
+    pub store: Store,
+    /// For planning a transform as it will be planned when it runs.
+    pub sessions: Sessions,
+    /// Output tables.
+    pub lake: Lake,
+    /// Now.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl CatalogApi {
+    /// The stored source that `source` declares: nothing is looked at again.
+    fn already_declared(&self, source: &Source) -> Option<Arc<Source>> {
+        let existing = self.catalog.source(&source.name).ok()?;
+        existing.declares_the_same(source).then_some(existing)
+    }
+}
+
+#[tonic::async_trait]
+impl CatalogService for CatalogApi {
+    async fn create_source(
+        &self,
+        request: Request<pb::CreateSourceRequest>,
+    ) -> Result<Response<pb::CreateSourceResponse>, Status> {
+        let request = request.into_inner();
+        let mut declared = convert::source(request, self.clock.now_micros()).map_err(|error| to_status(&error))?;
+        if let Some(existing) = self.already_declared(&declared) {
+            return Ok(Response::new(pb::CreateSourceResponse {
+                source: Some(convert::source_to_wire(&existing)),
+                created: false,
+            }));
+        }
+        declared = engine::source::inspect(self.sessions.template(), declared)
+            .await
+            .map_err(|error| to_status(&error))?;
+        let catalog = self.catalog.clone();
+        let (source, created) = blocking(move || catalog.create_source(declared)).await?;
+        Ok(Response::new(pb::CreateSourceResponse {
+            source: Some(convert::source_to_wire(&source)),
+            created,
+        }))
+    }
+
+    async fn get_source(
+        &self,
+        request: Request<pb::GetSourceRequest>,
+    ) -> Result<Response<pb::GetSourceResponse>, Status> {
+        let source = self
+            .catalog
+            .source(&request.into_inner().name)
+            .map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::GetSourceResponse {
+            source: Some(convert::source_to_wire(&source)),
+        }))
+    }
+
+    async fn list_sources(
+        &self,
+        _request: Request<pb::ListSourcesRequest>,
+    ) -> Result<Response<pb::ListSourcesResponse>, Status> {
+        let sources = self.catalog.sources();
+        Ok(Response::new(pb::ListSourcesResponse {
+            sources: sources.iter().map(|source| convert::source_to_wire(source)).collect(),
+        }))
+    }
+
+    async fn register_transform(
+        &self,
+        request: Request<pb::RegisterTransformRequest>,
+    ) -> Result<Response<pb::RegisterTransformResponse>, Status> {
+        let request = request.into_inner();
+        let validate_only = request.validate_only;
+        let spec = convert::transform(request).map_err(|error| to_status(&error))?;
+        let columns = engine::check::check(&self.sessions, &self.catalog, &self.store, &spec)
+            .await
+            .map_err(|error| to_status(&error))?;
+        let catalog = self.catalog.clone();
+        let now_micros = self.clock.now_micros();
+        let lake = self.lake.clone();
+        let (transform, created) = blocking(move || {
+            check_table(&lake, &spec, &columns)?;
+            if validate_only {
+                catalog.check_output(&spec)?;
+                return Ok(convert::unregistered(spec, columns, now_micros));
+            }
+            Ok::<_, RegisterError>(catalog.register_transform(spec, columns, now_micros)?)
+        })
+        .await?;
+        Ok(Response::new(pb::RegisterTransformResponse {
+            transform: Some(convert::transform_to_wire(&transform)),
+            created: created && !validate_only,
+        }))
+    }
+
+    async fn get_transform(
+        &self,
+        request: Request<pb::GetTransformRequest>,
+    ) -> Result<Response<pb::GetTransformResponse>, Status> {
+        let request = request.into_inner();
+        let revision = (request.revision > 0).then_some(request.revision);
+        let transform = self
+            .catalog
+            .transform(&request.name, revision)
+            .map_err(|error| to_status(&error))?;
+        Ok(Response::new(pb::GetTransformResponse {
+            transform: Some(convert::transform_to_wire(&transform)),
+        }))
+    }
+
+    async fn list_transforms(
+        &self,
+        _request: Request<pb::ListTransformsRequest>,
+    ) -> Result<Response<pb::ListTransformsResponse>, Status> {
+        let transforms = self.catalog.transforms();
+        Ok(Response::new(pb::ListTransformsResponse {
+            transforms: transforms
+                .iter()
+                .map(|transform| convert::transform_to_wire(transform))
+                .collect(),
+        }))
+    }
+
+    async fn get_table(
+        &self,
+        request: Request<pb::GetTableRequest>,
+    ) -> Result<Response<pb::GetTableResponse>, Status> {
+        let lake = self.lake.clone();
+        let name = request.into_inner().name;
+        let info = blocking(move || lake.table(&name)).await?;
+        Ok(Response::new(pb::GetTableResponse {
+            table: Some(table::to_wire(&info)),
+        }))
+    }
+
+    async fn list_tables(
+        &self,
+        _request: Request<pb::ListTablesRequest>,
+    ) -> Result<Response<pb::ListTablesResponse>, Status> {
+        let lake = self.lake.clone();
+        let tables = blocking(move || {
+            let names = lake.tables()?;
+            names.iter().map(|name| lake.table(name)).collect::<Result<Vec<_>, _>>()
+        })
+        .await?;
+        Ok(Response::new(pb::ListTablesResponse {
+            tables: tables
+                .iter()
+                .map(|info| pb::Table {
+                    snapshots: Vec::new(),
+                    partitions: Vec::new(),
+                    ..table::to_wire(info)
+                })
+                .collect(),
+        }))
+    }
+
+    type ReadTableStream = Pin<Box<dyn Stream<Item = Result<pb::ReadTableResponse, Status>> + Send>>;
+
+    async fn read_table(
+        &self,
+        request: Request<pb::ReadTableRequest>,
+    ) -> Result<Response<Self::ReadTableStream>, Status> {
+        let read = table::read_request(request.into_inner()).map_err(|error| to_status(&error))?;
+        let lake = self.lake.clone();
+        let opened = blocking(move || table::TableRows::open(&lake, read)).await?;
+        let (client, rows) = tokio::sync::mpsc::channel(ROW_QUEUE);
+        // Decoding Parquet computes and blocks; a client that goes away ends it at the next message.
+        tokio::task::spawn_blocking(move || {
+            for message in opened {
+                let message = message.map_err(|error| to_status(&error));
+                if client.blocking_send(message).is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(rows))))
+    }
+}
+
+/// A table that is there must take what the query gives.
+fn check_table(
+    lake: &Lake,
+    spec: &crate::catalog::TransformSpec,
+    columns: &[crate::catalog::ColumnDef],
+) -> Result<(), RegisterError> {
+    let schema = crate::catalog::ColumnDef::to_schema(columns)
+        .map_err(|cause| RegisterError::Engine(engine::Error::Broken { cause }))?;
+    Ok(lake.check_table(&spec.output_table, &schema, &spec.name)?)
+}
+
+/// What can refuse a checked definition.
+#[derive(Debug, thiserror::Error)]
+enum RegisterError {
+    #[error(transparent)]
+    Catalog(#[from] crate::catalog::Error),
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    #[error(transparent)]
+    Lake(#[from] crate::lake::Error),
+}
+
+impl RegisterError {
+    fn inner(&self) -> &dyn Classify {
+        match self {
+            Self::Catalog(error) => error,
+            Self::Engine(error) => error,
+            Self::Lake(error) => error,
+        }
+    }
+}
+
+impl Classify for RegisterError {
+    fn kind(&self) -> crate::error::ErrorKind {
+        self.inner().kind()
+    }
+
+    fn reason(&self) -> &'static str {
+        self.inner().reason()
+    }
+
+    fn violations(&self) -> Vec<crate::error::Violation> {
+        self.inner().violations()
+    }
+
+    fn resource(&self) -> Option<(&'static str, String)> {
+        self.inner().resource()
+    }
+}
+
+async fn blocking<T: Send + 'static, E: Classify + Send + 'static>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, Status> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(|error| to_status(&error)),
+        Err(error) => Err(to_status(&engine::Error::Broken {
+            cause: error.to_string(),
+        })),
+    }
+}

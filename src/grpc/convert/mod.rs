@@ -1,0 +1,12 @@
+//! Wire types to domain types and back.
+//!
+//! Wire to domain may fail, naming the field; domain to wire never does. Messages are destructured fully, so that a new field
+//! does not compile before it is dealt with.
+
+pub(super) mod backfill;
+pub(super) mod catalog;
+pub(super) mod duration;
+pub(super) mod entity;
+pub(super) mod invalid;
+pub(super) mod table;
+pub(super) mod time;

@@ -1,0 +1,304 @@
+//! All of it put together: opens the data folder, recovers, serves, stops.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{service::Routes, transport::Server};
+
+use crate::{
+    backfill::{self, Executor, ExecutorConfig, Handle, WatchSettings},
+    catalog::{self, Catalog},
+    engine::{self, Embedded, EmbeddedConfig},
+    grpc::{backfill::BackfillApi, catalog::CatalogApi, entity_store::EntityStore},
+    ids::{IdSource, SystemIds},
+    kv::{self, Database},
+    lake::{self, Lake},
+    pb::{
+        FILE_DESCRIPTOR_SET, backfill_service_server::BackfillServiceServer,
+        catalog_service_server::CatalogServiceServer, entity_store_service_server::EntityStoreServiceServer,
+    },
+    store::{self, Store},
+    time::Clock,
+};
+
+/// Where a server listens unless it is told otherwise.
+pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4780);
+/// Partitions of one backfill that run at once, unless it says otherwise.
+pub const DEFAULT_MAX_ACTIVE_PARTITIONS: u32 = 4;
+/// Bytes of stored pages that are kept in memory.
+pub const DEFAULT_STORE_CACHE_BYTES: u64 = 256 << 20;
+/// Bytes of working memory of all running queries.
+pub const DEFAULT_ENGINE_MEMORY_BYTES: u64 = 1 << 30;
+
+/// A request's or an answer's longest message: a batch of 4 MiB and what wraps it.
+const MAX_MESSAGE_BYTES: usize = 8 << 20;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How long open requests may take to end once the server stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How a server is set up.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Holds everything that must survive.
+    pub data_dir: PathBuf,
+    /// Port 0: any free port.
+    pub listen: SocketAddr,
+    /// Where tables are; `None`: `warehouse` in the data folder.
+    pub warehouse_dir: Option<PathBuf>,
+    /// Partitions of one backfill that run at once, unless it says otherwise.
+    pub max_active_partitions: u32,
+    /// Bytes of stored pages that are kept in memory.
+    pub store_cache_bytes: u64,
+    /// Bytes of working memory of all running queries; beyond it they spill to disk.
+    pub engine_memory_bytes: u64,
+    /// How watchers are served.
+    pub watch: WatchSettings,
+}
+
+impl ServerConfig {
+    /// The defaults, with everything in `data_dir`.
+    pub fn new(data_dir: PathBuf) -> Self {
+        Self {
+            data_dir,
+            listen: DEFAULT_LISTEN,
+            warehouse_dir: None,
+            max_active_partitions: DEFAULT_MAX_ACTIVE_PARTITIONS,
+            store_cache_bytes: DEFAULT_STORE_CACHE_BYTES,
+            engine_memory_bytes: DEFAULT_ENGINE_MEMORY_BYTES,
+            watch: WatchSettings::default(),
+        }
+    }
+}
+
+/// Why a server cannot start or stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}{}", port_hint(source))]
+    Listen {
+        /// As configured.
+        address: SocketAddr,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
+    /// The data folder cannot be opened.
+    #[error(transparent)]
+    Storage(#[from] kv::Error),
+    /// The entity store cannot recover.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The catalog cannot be read.
+    #[error(transparent)]
+    Catalog(#[from] catalog::Error),
+    /// The warehouse cannot be opened.
+    #[error(transparent)]
+    Lake(#[from] lake::Error),
+    /// The engine cannot start.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// The backfills cannot be taken up.
+    #[error(transparent)]
+    Backfill(#[from] backfill::Error),
+    /// The network layer failed.
+    #[error("cannot serve: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// A part broke.
+    #[error("the server broke off: {0}")]
+    Broken(String),
+}
+
+fn port_hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => "; another process has the port: stop it, or choose another with --listen",
+        _ => "",
+    }
+}
+
+/// A server that serves.
+#[derive(Debug)]
+pub struct RunningServer {
+    address: SocketAddr,
+    backfills: Handle,
+    store: Store,
+    database: Database,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    clock: Arc<dyn Clock>,
+}
+
+/// Opens the data folder, recovers, takes up the backfills that were under way, and serves.
+///
+/// The port is bound first and the data folder second, so that a wrong start touches nothing; requests are answered once all
+/// of it is ready.
+///
+/// # Errors
+/// A port that is taken; a data folder that another process has open, or that is damaged.
+pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<RunningServer, Error> {
+    let listen_error = |source| Error::Listen {
+        address: config.listen,
+        source,
+    };
+    let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
+    let address = listener.local_addr().map_err(listen_error)?;
+    let parts = open(&config, Arc::clone(&clock)).await?;
+    let (stop, stopped) = oneshot::channel();
+    let routes = routes(&parts, &clock).await?;
+    let serving = tokio::spawn(
+        Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .tcp_nodelay(true)
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
+                // Dropped without a word: the server object is gone, and that is a stop too.
+                let _ = stopped.await;
+            }),
+    );
+    tracing::info!(%address, data_dir = %config.data_dir.display(), "serving");
+    Ok(RunningServer {
+        address,
+        backfills: parts.backfills,
+        store: parts.store,
+        database: parts.database,
+        stop,
+        serving,
+        clock,
+    })
+}
+
+impl RunningServer {
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops: attempts under way go back to the queue, streams end, open requests are waited for.
+    ///
+    /// # Errors
+    /// The network layer failed, or what was written cannot be flushed.
+    pub async fn shutdown(self) -> Result<(), Error> {
+        let Self {
+            address,
+            backfills,
+            store,
+            database,
+            stop,
+            serving,
+            clock,
+        } = self;
+        tracing::info!(%address, "stopping");
+        backfills.shutdown().await;
+        // The task may have ended by itself.
+        let _ = stop.send(());
+        let outcome = tokio::select! {
+            outcome = serving => outcome.map_err(|error| Error::Broken(error.to_string()))?,
+            () = clock.sleep(DRAIN_TIMEOUT) => {
+                tracing::warn!("requests were still open after {} s; they are cut", DRAIN_TIMEOUT.as_secs());
+                Ok(())
+            }
+        };
+        tokio::task::spawn_blocking(move || {
+            store.close();
+            database.flush()
+        })
+        .await
+        .map_err(|error| Error::Broken(error.to_string()))??;
+        Ok(outcome?)
+    }
+}
+
+/// What the services stand on.
+struct Parts {
+    database: Database,
+    catalog: Catalog,
+    store: Store,
+    lake: Lake,
+    engine: Embedded,
+    backfills: Handle,
+}
+
+async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Error> {
+    let opening = config.clone();
+    let opening_clock = Arc::clone(&clock);
+    let (database, catalog, store, lake) =
+        tokio::task::spawn_blocking(move || open_storage(&opening, opening_clock))
+            .await
+            .map_err(|error| Error::Broken(error.to_string()))??;
+    let engine_config = EmbeddedConfig {
+        threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+        memory_bytes: usize::try_from(config.engine_memory_bytes).unwrap_or(usize::MAX),
+        spill_folder: config.data_dir.join("spill"),
+    };
+    let engine = Embedded::start(store.clone(), lake.clone(), &engine_config)?;
+    let executor = Executor {
+        database: database.clone(),
+        catalog: catalog.clone(),
+        store: store.clone(),
+        lake: lake.clone(),
+        engine: Arc::new(engine.clone()),
+        clock,
+        ids: SystemIds::shared() as Arc<dyn IdSource>,
+        config: ExecutorConfig {
+            default_max_active_partitions: config.max_active_partitions,
+            watch: config.watch,
+        },
+    };
+    let backfills = Box::pin(executor.start()).await?;
+    Ok(Parts {
+        database,
+        catalog,
+        store,
+        lake,
+        engine,
+        backfills,
+    })
+}
+
+fn open_storage(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<(Database, Catalog, Store, Lake), Error> {
+    let database = Database::open(&config.data_dir.join("db"), config.store_cache_bytes)?;
+    let catalog = Catalog::open(&database)?;
+    let store = Store::open(&database, Arc::clone(&clock))?;
+    let warehouse = config
+        .warehouse_dir
+        .clone()
+        .unwrap_or_else(|| config.data_dir.join("warehouse"));
+    let lake = Lake::open(&warehouse, &database, clock)?;
+    Ok((database, catalog, store, lake))
+}
+
+async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> {
+    let entity_store = EntityStoreServiceServer::new(EntityStore::new(parts.store.clone()))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(usize::MAX);
+    let catalog = CatalogServiceServer::new(CatalogApi {
+        catalog: parts.catalog.clone(),
+        store: parts.store.clone(),
+        sessions: parts.engine.sessions().clone(),
+        lake: parts.lake.clone(),
+        clock: Arc::clone(clock),
+    });
+    let backfill = BackfillServiceServer::new(BackfillApi {
+        backfills: parts.backfills.clone(),
+    });
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_serving::<EntityStoreServiceServer<EntityStore>>().await;
+    health.set_serving::<CatalogServiceServer<CatalogApi>>().await;
+    health.set_serving::<BackfillServiceServer<BackfillApi>>().await;
+    let reflection = |error: tonic_reflection::server::Error| Error::Broken(error.to_string());
+    let reflection_v1 = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .map_err(reflection)?;
+    let reflection_v1alpha = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1alpha()
+        .map_err(reflection)?;
+    Ok(Routes::new(entity_store)
+        .add_service(catalog)
+        .add_service(backfill)
+        .add_service(health_service)
+        .add_service(reflection_v1)
+        .add_service(reflection_v1alpha))
+}
