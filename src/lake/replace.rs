@@ -31,9 +31,10 @@ use crate::time::ValidTime;
 
 /// Small manifests that may gather before they are merged.
 pub const MAX_SMALL_MANIFESTS: usize = 32;
-/// A manifest with this many files is not small: merging leaves it alone. Merged manifests hold this many at most.
-const FULL_MANIFEST_FILES: usize = 1_000;
-const SMALL_MANIFEST_FILES: u32 = 500;
+/// Files in a merged manifest at most: what replacing one partition among many has to write anew.
+const MERGED_MANIFEST_FILES: usize = 256;
+/// A manifest with fewer files is small.
+const SMALL_MANIFEST_FILES: u32 = 128;
 
 /// What a commit is built from.
 #[derive(Debug, Clone, Copy)]
@@ -224,7 +225,7 @@ fn merge_small(
         .map(|(_, entry)| Entry::Existing(entry))
         .peekable();
     while entries.peek().is_some() {
-        let chunk = entries.by_ref().take(FULL_MANIFEST_FILES).collect();
+        let chunk = entries.by_ref().take(MERGED_MANIFEST_FILES).collect();
         merged.push(factory.write(chunk)?);
     }
     Ok(merged)

@@ -90,6 +90,7 @@ pub struct StageWriter {
     /// Every file begun, with the open one.
     paths: Vec<PathBuf>,
     closed: Vec<DataFile>,
+    split_after_bytes: usize,
 }
 
 impl fmt::Debug for StageWriter {
@@ -121,7 +122,15 @@ impl StageWriter {
             open: None,
             paths: Vec::new(),
             closed: Vec::new(),
+            split_after_bytes: TARGET_FILE_BYTES,
         })
+    }
+
+    /// Begins another file when one has grown to `size_bytes`, instead of [`TARGET_FILE_BYTES`].
+    #[must_use]
+    pub fn split_after(mut self, size_bytes: usize) -> Self {
+        self.split_after_bytes = size_bytes;
+        self
     }
 
     /// Adds rows of the query, in the columns that it gave to [`super::Lake::ensure_table`] (matched by name).
@@ -145,7 +154,7 @@ impl StageWriter {
             None => self.begin_file()?,
         };
         block_on(writer.write(&batch)).map_err(iceberg_error("write a data file"))?;
-        if writer.current_written_size() >= TARGET_FILE_BYTES {
+        if writer.current_written_size() >= self.split_after_bytes {
             self.close_file(writer)
         } else {
             self.open = Some(writer);

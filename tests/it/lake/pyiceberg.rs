@@ -11,7 +11,7 @@ use arrow::{
     datatypes::{DataType, Field, Int64Type, Schema},
 };
 
-use super::{
+use super::house::{
     DAY_MICROS, FIRST_DAY_MICROS, House, OWNER, TABLE, attempt, day, publish, query_schema, rows_at,
 };
 use hindcast::lake::{Commit, PublishedPartition, output_schema};
