@@ -20,7 +20,7 @@ use super::{
     Commit, PublishedPartition,
     catalog::{Head, NextState, WrittenFiles},
     disk::{self, TableFolders},
-    error::{Error, Result, iceberg_error},
+    error::{Error, Result, iceberg_error, write_error},
     identity::{self, fresh_uuid},
     manifests::{
         Entry, ManifestCache, ManifestFactory, live_file_count, partition_bounds, partition_start,
@@ -119,8 +119,7 @@ pub(super) fn draft(
         .values()
         .flat_map(|partition| &partition.staged.files)
         .inspect(|file| change.added.add(file))
-        .cloned()
-        .map(Entry::Added)
+        .map(|file| Entry::Added(Box::new(file.clone())))
         .collect();
     if !added.is_empty() {
         manifests.push(factory.write(added)?);
@@ -250,7 +249,7 @@ fn finish(
     write_list(context.file_io, &list_uri, &manifests, |file| {
         ManifestListWriter::v2(file, snapshot_id, parent_id, sequence_number)
     })
-    .map_err(iceberg_error("write a manifest list"))?;
+    .map_err(write_error("write a manifest list"))?;
 
     let before = match parent {
         Some(parent) => Counts::totals(context.table, parent)?,

@@ -20,7 +20,7 @@ use parquet::{
 use super::{
     convert::to_table_batch,
     disk::{self, TableFolders},
-    error::{Error, Result, iceberg_error, io_error},
+    error::{Error, Result, iceberg_error, io_error, write_error},
 };
 use crate::time::ValidTime;
 
@@ -153,7 +153,7 @@ impl StageWriter {
             Some(writer) => writer,
             None => self.begin_file()?,
         };
-        block_on(writer.write(&batch)).map_err(iceberg_error("write a data file"))?;
+        block_on(writer.write(&batch)).map_err(write_error("write a data file"))?;
         if writer.current_written_size() >= self.split_after_bytes {
             self.close_file(writer)
         } else {
@@ -214,15 +214,15 @@ impl StageWriter {
             .target
             .file_io
             .new_output(uri)
-            .map_err(iceberg_error("begin a data file"))?;
+            .map_err(write_error("begin a data file"))?;
         let builder =
             ParquetWriterBuilder::new(writer_properties(), self.target.table_schema.clone());
-        block_on(builder.build(output)).map_err(iceberg_error("begin a data file"))
+        block_on(builder.build(output)).map_err(write_error("begin a data file"))
     }
 
     fn close_file(&mut self, writer: ParquetWriter) -> Result<()> {
         // Closing syncs the file.
-        let builders = block_on(writer.close()).map_err(iceberg_error("close a data file"))?;
+        let builders = block_on(writer.close()).map_err(write_error("close a data file"))?;
         for mut builder in builders {
             let start = Literal::timestamptz(self.partition_start.micros());
             let file = builder

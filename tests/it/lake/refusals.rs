@@ -1,5 +1,7 @@
 //! What is refused, and how it is named.
 
+use std::path::Path;
+
 use arrow::datatypes::{DataType, Field, Schema};
 use hindcast::{
     error::{Classify, ErrorKind},
@@ -101,13 +103,26 @@ fn a_commit_names_each_partition_once_and_its_own_table() {
     assert!(matches!(error, Error::ForeignStaged { .. }), "{error}");
 }
 
+/// Spoils each kind of metadata file in turn, and reads.
 #[test]
 fn damaged_metadata_is_an_error_and_never_a_wrong_answer() {
-    let house = House::with_table();
-    publish(&house.lake, "a", &[(0, &[("AA", 1)])]).expect("commit");
-    let location = house.table().metadata_location;
-    let path = location.strip_prefix("file://").expect("a URI");
-    std::fs::write(path, b"{").expect("damage");
-    let error = house.reopen().lake.table(TABLE).expect_err("damaged");
-    assert_eq!(error.kind(), ErrorKind::DataLoss);
+    type Spoil = fn(&Path) -> std::io::Result<()>;
+    let spoilers: [Spoil; 2] = [
+        |path| std::fs::write(path, b"{"),
+        |path| std::fs::remove_file(path),
+    ];
+    for ending in [".metadata.json", "-m0.avro", "snap-"] {
+        for spoil in spoilers {
+            let house = House::with_table();
+            publish(&house.lake, "a", &[(0, &[("AA", 1)])]).expect("commit");
+            let folder = house.table_folder().join("metadata");
+            for name in house.file_names("metadata") {
+                if name.contains(ending) {
+                    spoil(&folder.join(name)).expect("spoilt");
+                }
+            }
+            let error = house.reopen().lake.table(TABLE).expect_err("damaged");
+            assert_eq!(error.kind(), ErrorKind::DataLoss, "{ending}: {error}");
+        }
+    }
 }
