@@ -2,7 +2,10 @@
 //!
 //! **Layout**: keyspace `tables`; key = the table's name; value = JSON `{"format":1,"metadata_location":…,"version":…}`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use iceberg::spec::{
     FormatVersion, ManifestFile, ManifestList, Snapshot, TableMetadata, TableMetadataBuildResult,
@@ -86,7 +89,7 @@ impl Catalog {
             return Err(damaged(table, cause));
         }
         let path = disk::to_path(&decoded.metadata_location);
-        let bytes = std::fs::read(&path).map_err(io_error("read", &path))?;
+        let bytes = read_file(table, &path)?;
         let metadata: TableMetadata = serde_json::from_slice(&bytes)
             .map_err(|error| damaged(table, format!("{}: {error}", path.display())))?;
         let manifests = match metadata.current_snapshot() {
@@ -177,10 +180,27 @@ impl Head {
 /// The manifests of a snapshot.
 pub(super) fn read_manifest_list(table: &str, snapshot: &Snapshot) -> Result<Vec<ManifestFile>> {
     let path = disk::to_path(snapshot.manifest_list());
-    let bytes = std::fs::read(&path).map_err(io_error("read", &path))?;
+    let bytes = read_file(table, &path)?;
     let list = ManifestList::parse_with_version(&bytes, FormatVersion::V2)
         .map_err(|error| damaged(table, format!("{}: {error}", path.display())))?;
     Ok(list.consume_entries().into_iter().collect())
+}
+
+/// A metadata file's bytes.
+///
+/// # Errors
+/// [`Error::Damaged`] when it is gone; [`Error::Io`] when it is there and cannot be read.
+fn read_file(table: &str, path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| unreadable(table, path, error))
+}
+
+/// What a failure to open or read a metadata file means.
+pub(super) fn unreadable(table: &str, path: &Path, error: std::io::Error) -> Error {
+    if error.kind() == std::io::ErrorKind::NotFound {
+        damaged(table, format!("{} is gone", path.display()))
+    } else {
+        io_error("read", path)(error)
+    }
 }
 
 /// `built`, as of `timestamp_ms`: Iceberg's builder stamps what is no snapshot with the machine's clock.

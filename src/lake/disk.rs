@@ -72,6 +72,7 @@ pub(super) fn prepare_warehouse(path: &Path) -> Result<PathBuf> {
         return Err(refuse("readers would misread a path with '#', '?' or '%'"));
     }
     std::fs::create_dir_all(&absolute).map_err(io_error("make folder", &absolute))?;
+    absolute.parent().map_or(Ok(()), sync_folder)?;
     Ok(absolute)
 }
 

@@ -138,6 +138,14 @@ pub enum Error {
         /// What is wrong.
         cause: String,
     },
+    /// A file could not be written; the library hides the operating system's error in its text.
+    #[error("cannot {action}: {source}")]
+    Write {
+        /// What was tried.
+        action: &'static str,
+        /// The library's error.
+        source: Box<iceberg::Error>,
+    },
     /// A fault of the Iceberg library.
     #[error("cannot {action}: {source}")]
     Iceberg {
@@ -154,6 +162,14 @@ pub enum Error {
 /// For `map_err`: names what was tried.
 pub(super) fn iceberg_error(action: &'static str) -> impl FnOnce(iceberg::Error) -> Error {
     move |source| Error::Iceberg {
+        action,
+        source: Box::new(source),
+    }
+}
+
+/// For `map_err`: names what was being written.
+pub(super) fn write_error(action: &'static str) -> impl FnOnce(iceberg::Error) -> Error {
+    move |source| Error::Write {
         action,
         source: Box::new(source),
     }
@@ -183,7 +199,7 @@ impl Classify for Error {
                 ErrorKind::FailedPrecondition
             }
             Self::Conflict { .. } => ErrorKind::Conflict,
-            Self::Io { .. } => ErrorKind::Unavailable,
+            Self::Io { .. } | Self::Write { .. } => ErrorKind::Unavailable,
             Self::Damaged { .. } => ErrorKind::DataLoss,
             Self::DuplicatePartition { .. } | Self::ForeignStaged { .. } | Self::Iceberg { .. } => {
                 ErrorKind::Internal
@@ -204,7 +220,7 @@ impl Classify for Error {
             Self::Value { .. } => "VALUE_DOES_NOT_FIT",
             Self::DuplicatePartition { .. } | Self::ForeignStaged { .. } => "COMMIT_INVALID",
             Self::AttemptPublished { .. } => "ATTEMPT_PUBLISHED",
-            Self::Io { .. } => "WAREHOUSE_UNAVAILABLE",
+            Self::Io { .. } | Self::Write { .. } => "WAREHOUSE_UNAVAILABLE",
             Self::Damaged { .. } => "TABLE_DAMAGED",
             Self::Iceberg { .. } => "TABLE_FAULT",
             Self::Storage(error) => error.reason(),
@@ -227,6 +243,7 @@ impl Classify for Error {
             | Self::ForeignStaged { .. }
             | Self::AttemptPublished { .. }
             | Self::Io { .. }
+            | Self::Write { .. }
             | Self::Damaged { .. }
             | Self::Iceberg { .. }
             | Self::Storage(_) => Vec::new(),
@@ -249,6 +266,7 @@ impl Classify for Error {
             | Self::ForeignStaged { .. }
             | Self::AttemptPublished { .. }
             | Self::Io { .. }
+            | Self::Write { .. }
             | Self::Damaged { .. }
             | Self::Iceberg { .. }
             | Self::Storage(_) => None,

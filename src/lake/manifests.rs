@@ -1,6 +1,6 @@
 //! Reading and writing manifests: which data files a snapshot holds.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, fs::File, sync::Arc};
 
 use futures::executor::block_on;
 use iceberg::{
@@ -13,9 +13,9 @@ use iceberg::{
 use parking_lot::Mutex;
 
 use super::{
-    catalog::{WrittenFiles, damaged},
+    catalog::{WrittenFiles, damaged, unreadable},
     disk::{self, TableFolders},
-    error::{Error, Result, iceberg_error},
+    error::{Error, Result, iceberg_error, write_error},
 };
 use crate::time::ValidTime;
 
@@ -38,6 +38,9 @@ impl ManifestCache {
             return Ok(Arc::clone(entries));
         }
         // Not under the lock: readers of other manifests go on meanwhile.
+        let path = disk::to_path(&manifest.manifest_path);
+        // The library's error does not tell a file that cannot be opened from one that is damaged.
+        File::open(&path).map_err(|error| unreadable(table, &path, error))?;
         let loaded = block_on(manifest.load_manifest(file_io))
             .map_err(|error| damaged(table, format!("{}: {error}", manifest.manifest_path)))?;
         let entries = Arc::new(loaded.into_parts().0);
@@ -75,12 +78,13 @@ pub(super) fn partition_bounds(manifest: &ManifestFile) -> Option<(ValidTime, Va
     let [summary] = manifest.partitions.as_deref()? else {
         return None;
     };
-    let read = |bytes: &[u8]| match Datum::try_from_bytes(bytes, PrimitiveType::Timestamptz)
-        .ok()?
-        .literal()
-    {
-        PrimitiveLiteral::Long(micros) => Some(ValidTime::from_micros(*micros)),
-        _other => None,
+    let read = |bytes: &[u8]| {
+        let bound = Datum::try_from_bytes(bytes, PrimitiveType::Timestamptz).ok()?;
+        if let PrimitiveLiteral::Long(micros) = bound.literal() {
+            Some(ValidTime::from_micros(*micros))
+        } else {
+            None
+        }
     };
     Some((
         read(summary.lower_bound.as_ref()?)?,
@@ -96,7 +100,7 @@ pub(super) fn live_file_count(manifest: &ManifestFile) -> u32 {
 /// An entry of a manifest to be written.
 #[derive(Debug)]
 pub(super) enum Entry {
-    Added(DataFile),
+    Added(Box<DataFile>),
     Existing(ManifestEntryRef),
     Deleted(ManifestEntryRef),
 }
@@ -128,7 +132,7 @@ impl ManifestFactory<'_> {
         let output = self
             .file_io
             .new_output(uri)
-            .map_err(iceberg_error("begin a manifest"))?;
+            .map_err(write_error("begin a manifest"))?;
         let mut writer = ManifestWriterBuilder::new(
             output,
             Some(self.snapshot_id),
@@ -140,7 +144,7 @@ impl ManifestFactory<'_> {
             self.add(&mut writer, entry)?;
         }
         let mut manifest =
-            block_on(writer.write_manifest_file()).map_err(iceberg_error("write a manifest"))?;
+            block_on(writer.write_manifest_file()).map_err(write_error("write a manifest"))?;
         // The manifest list would fill these in its own copy only.
         manifest.sequence_number = self.sequence_number;
         if manifest.min_sequence_number < 0 {
@@ -153,7 +157,7 @@ impl ManifestFactory<'_> {
         /// Makes an added file take over the snapshot's sequence number.
         const INHERITED: i64 = -1;
         match entry {
-            Entry::Added(file) => writer.add_file(file, INHERITED),
+            Entry::Added(file) => writer.add_file(*file, INHERITED),
             Entry::Existing(entry) => {
                 let (snapshot_id, sequence_number) = self.origin(&entry)?;
                 writer.add_existing_file(

@@ -111,6 +111,24 @@ impl Lake {
         self.shared.catalog.tables()
     }
 
+    /// The table's columns; the last is [`super::PARTITION_COLUMN`]. **Cost**: one key.
+    ///
+    /// # Errors
+    /// [`Error::TableNotFound`].
+    pub fn schema(&self, name: &str) -> Result<SchemaRef> {
+        let head = self.slot(name)?.existing_head(&self.shared.catalog)?;
+        to_plain_schema(head.metadata.current_schema())
+    }
+
+    /// The snapshot that is current; `None` before the first commit. **Cost**: one key.
+    ///
+    /// # Errors
+    /// [`Error::TableNotFound`].
+    pub fn current_snapshot_id(&self, name: &str) -> Result<Option<i64>> {
+        let head = self.slot(name)?.existing_head(&self.shared.catalog)?;
+        Ok(head.metadata.current_snapshot_id())
+    }
+
     /// What the table holds. **Cost**: reads each manifest once; later calls find them in memory.
     ///
     /// # Errors

@@ -20,7 +20,7 @@ use super::{
     Commit, PublishedPartition,
     catalog::{Head, NextState, WrittenFiles},
     disk::{self, TableFolders},
-    error::{Error, Result, iceberg_error},
+    error::{Error, Result, iceberg_error, write_error},
     identity::{self, fresh_uuid},
     manifests::{
         Entry, ManifestCache, ManifestFactory, live_file_count, partition_bounds, partition_start,
@@ -31,9 +31,10 @@ use crate::time::ValidTime;
 
 /// Small manifests that may gather before they are merged.
 pub const MAX_SMALL_MANIFESTS: usize = 32;
-/// A manifest with this many files is not small: merging leaves it alone. Merged manifests hold this many at most.
-const FULL_MANIFEST_FILES: usize = 1_000;
-const SMALL_MANIFEST_FILES: u32 = 500;
+/// Files in a merged manifest at most: what replacing one partition among many has to write anew.
+const MERGED_MANIFEST_FILES: usize = 256;
+/// A manifest with fewer files is small.
+const SMALL_MANIFEST_FILES: u32 = 128;
 
 /// What a commit is built from.
 #[derive(Debug, Clone, Copy)]
@@ -118,8 +119,7 @@ pub(super) fn draft(
         .values()
         .flat_map(|partition| &partition.staged.files)
         .inspect(|file| change.added.add(file))
-        .cloned()
-        .map(Entry::Added)
+        .map(|file| Entry::Added(Box::new(file.clone())))
         .collect();
     if !added.is_empty() {
         manifests.push(factory.write(added)?);
@@ -224,7 +224,7 @@ fn merge_small(
         .map(|(_, entry)| Entry::Existing(entry))
         .peekable();
     while entries.peek().is_some() {
-        let chunk = entries.by_ref().take(FULL_MANIFEST_FILES).collect();
+        let chunk = entries.by_ref().take(MERGED_MANIFEST_FILES).collect();
         merged.push(factory.write(chunk)?);
     }
     Ok(merged)
@@ -249,7 +249,7 @@ fn finish(
     write_list(context.file_io, &list_uri, &manifests, |file| {
         ManifestListWriter::v2(file, snapshot_id, parent_id, sequence_number)
     })
-    .map_err(iceberg_error("write a manifest list"))?;
+    .map_err(write_error("write a manifest list"))?;
 
     let before = match parent {
         Some(parent) => Counts::totals(context.table, parent)?,

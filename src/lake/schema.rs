@@ -127,16 +127,16 @@ fn stored_fields(path: &str, fields: &Fields) -> Result<Fields> {
 }
 
 fn unsupported(path: &str, data_type: &DataType) -> Error {
-    let remedy = match data_type {
-        DataType::Null => "give it a type, such as CAST(NULL AS BIGINT)",
-        DataType::Decimal256(..) => "cast it to DECIMAL of at most 38 digits",
-        DataType::Decimal32(..) | DataType::Decimal64(..) | DataType::Decimal128(..) => {
-            "cast it to DECIMAL with a scale of 0 or more"
-        }
-        DataType::Duration(_) | DataType::Interval(_) => {
-            "turn it into a number, such as its seconds as BIGINT"
-        }
-        _other => "select its parts as columns of their own, or cast it to VARCHAR",
+    let remedy = if matches!(data_type, DataType::Null) {
+        "give it a type, such as CAST(NULL AS BIGINT)"
+    } else if matches!(data_type, DataType::Decimal256(..)) {
+        "cast it to DECIMAL of at most 38 digits"
+    } else if data_type.is_decimal() {
+        "cast it to DECIMAL with a scale of 0 or more"
+    } else if matches!(data_type, DataType::Duration(_) | DataType::Interval(_)) {
+        "turn it into a number, such as its seconds as BIGINT"
+    } else {
+        "select its parts as columns of their own, or cast it to VARCHAR"
     };
     Error::BadColumn {
         column: path.to_owned(),
@@ -171,10 +171,12 @@ fn with_ids(fields: &Fields, next_id: &mut i32) -> Fields {
 fn with_id(field: &FieldRef, next_id: &mut i32) -> FieldRef {
     let id = *next_id;
     *next_id += 1;
-    let data_type = match field.data_type() {
-        DataType::List(element) => DataType::List(with_id(element, next_id)),
-        DataType::Struct(fields) => DataType::Struct(with_ids(fields, next_id)),
-        leaf => leaf.clone(),
+    let data_type = if let DataType::List(element) = field.data_type() {
+        DataType::List(with_id(element, next_id))
+    } else if let DataType::Struct(fields) = field.data_type() {
+        DataType::Struct(with_ids(fields, next_id))
+    } else {
+        field.data_type().clone()
     };
     let metadata = HashMap::from([(PARQUET_FIELD_ID_META_KEY.to_owned(), id.to_string())]);
     Arc::new(Field::new(field.name(), data_type, field.is_nullable()).with_metadata(metadata))

@@ -20,7 +20,7 @@ use parquet::{
 use super::{
     convert::to_table_batch,
     disk::{self, TableFolders},
-    error::{Error, Result, iceberg_error, io_error},
+    error::{Error, Result, iceberg_error, io_error, write_error},
 };
 use crate::time::ValidTime;
 
@@ -90,6 +90,7 @@ pub struct StageWriter {
     /// Every file begun, with the open one.
     paths: Vec<PathBuf>,
     closed: Vec<DataFile>,
+    split_after_bytes: usize,
 }
 
 impl fmt::Debug for StageWriter {
@@ -121,7 +122,15 @@ impl StageWriter {
             open: None,
             paths: Vec::new(),
             closed: Vec::new(),
+            split_after_bytes: TARGET_FILE_BYTES,
         })
+    }
+
+    /// Begins another file when one has grown to `size_bytes`, instead of [`TARGET_FILE_BYTES`].
+    #[must_use]
+    pub fn split_after(mut self, size_bytes: usize) -> Self {
+        self.split_after_bytes = size_bytes;
+        self
     }
 
     /// Adds rows of the query, in the columns that it gave to [`super::Lake::ensure_table`] (matched by name).
@@ -144,8 +153,8 @@ impl StageWriter {
             Some(writer) => writer,
             None => self.begin_file()?,
         };
-        block_on(writer.write(&batch)).map_err(iceberg_error("write a data file"))?;
-        if writer.current_written_size() >= TARGET_FILE_BYTES {
+        block_on(writer.write(&batch)).map_err(write_error("write a data file"))?;
+        if writer.current_written_size() >= self.split_after_bytes {
             self.close_file(writer)
         } else {
             self.open = Some(writer);
@@ -205,15 +214,15 @@ impl StageWriter {
             .target
             .file_io
             .new_output(uri)
-            .map_err(iceberg_error("begin a data file"))?;
+            .map_err(write_error("begin a data file"))?;
         let builder =
             ParquetWriterBuilder::new(writer_properties(), self.target.table_schema.clone());
-        block_on(builder.build(output)).map_err(iceberg_error("begin a data file"))
+        block_on(builder.build(output)).map_err(write_error("begin a data file"))
     }
 
     fn close_file(&mut self, writer: ParquetWriter) -> Result<()> {
         // Closing syncs the file.
-        let builders = block_on(writer.close()).map_err(iceberg_error("close a data file"))?;
+        let builders = block_on(writer.close()).map_err(write_error("close a data file"))?;
         for mut builder in builders {
             let start = Literal::timestamptz(self.partition_start.micros());
             let file = builder

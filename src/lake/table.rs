@@ -194,3 +194,76 @@ impl Table {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use arrow::datatypes::{DataType, Field, Schema};
+
+    use super::*;
+    use crate::{
+        kv::Database,
+        lake::{Lake, output_schema},
+        time::ManualClock,
+    };
+
+    /// Moves table `t` of `lake` while another lake on the same database does so `rival_moves` times in between.
+    fn move_against_a_rival(rival_moves: u32) -> (Result<()>, u64) {
+        let folder = tempfile::tempdir().expect("folder");
+        let database = Database::open(&folder.path().join("db"), 1 << 20).expect("database");
+        let open = || {
+            Lake::open(
+                &folder.path().join("w"),
+                &database,
+                ManualClock::starting_at(0),
+            )
+            .expect("lake")
+        };
+        let (lake, rival) = (open(), open());
+        let columns = |count: u32| {
+            let fields: Vec<_> = (0..=count)
+                .map(|index| Field::new(format!("c{index}"), DataType::Int32, true))
+                .collect();
+            output_schema(&Schema::new(fields)).expect("supported")
+        };
+        lake.ensure_table("t", &columns(0), "owner").expect("table");
+
+        let moved = Cell::new(0);
+        let table = lake.slot("t").expect("table");
+        let outcome = table.update(&lake.shared.catalog, |head| {
+            let head = head.expect("it is there");
+            if moved.get() < rival_moves {
+                moved.set(moved.get() + 1);
+                rival.ensure_table("t", &columns(moved.get()), "owner")?;
+            }
+            let next = table.evolve(head, &columns(100), "owner", 0)?;
+            Ok(((), next))
+        });
+        let version = table
+            .existing_head(&lake.shared.catalog)
+            .expect("head")
+            .version;
+        (outcome, version)
+    }
+
+    #[test]
+    fn a_move_is_rebuilt_when_the_table_moved_meanwhile() {
+        let (outcome, version) = move_against_a_rival(MAX_TRIES - 1);
+        outcome.expect("the last try");
+        assert_eq!(version, u64::from(MAX_TRIES));
+    }
+
+    #[test]
+    fn a_table_that_always_moves_is_a_conflict() {
+        let (outcome, version) = move_against_a_rival(MAX_TRIES);
+        assert!(matches!(
+            outcome,
+            Err(Error::Conflict {
+                tries: MAX_TRIES,
+                ..
+            })
+        ));
+        assert_eq!(version, u64::from(MAX_TRIES));
+    }
+}

@@ -1,5 +1,10 @@
 //! Another reader finds exactly the rows that hindcast has.
 
+#![expect(
+    clippy::expect_used,
+    reason = "functions of tests, which the lint takes for others"
+)]
+
 use std::{path::PathBuf, process::Command, sync::Arc};
 
 use arrow::{
@@ -11,7 +16,7 @@ use arrow::{
     datatypes::{DataType, Field, Int64Type, Schema},
 };
 
-use super::{
+use super::house::{
     DAY_MICROS, FIRST_DAY_MICROS, House, OWNER, TABLE, attempt, day, publish, query_schema, rows_at,
 };
 use hindcast::lake::{Commit, PublishedPartition, output_schema};
