@@ -1,6 +1,7 @@
 //! hindcast
 pub mod error;
 pub mod kv;
+pub mod store;
 pub mod time;
 /// wire types
 #[expect(missing_docs, reason = "generated from the protos, which carry the documentation")]
