@@ -1,5 +1,6 @@
 //! hindcast
 pub mod error;
+pub mod grpc;
 pub mod kv;
 pub mod store;
 pub mod time;
