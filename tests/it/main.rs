@@ -1,5 +1,4 @@
 //! One binary for all integration tests: every further one would link everything again.
-#![expect(missing_docs, reason = "tests are named, not documented")]
 
 mod conformance;
 mod store_columns;

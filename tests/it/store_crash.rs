@@ -7,7 +7,7 @@ use hindcast::{
     time::{SysTime, ValidTime},
 };
 
-use crate::store_support::{Rig, put, text, until};
+use crate::store_support::{Rig, open_database, put, text, until};
 
 fn entries(database: &Database, keyspace: &str) -> Vec<Entry> {
     database
@@ -50,7 +50,7 @@ fn replay_from_an_older_checkpoint_gives_equal_pages() {
     for older in [119u8, 60] {
         rig.shut();
         {
-            let database = Database::open(rig.folder.path(), 1 << 24).expect("opens");
+            let database = open_database(rig.folder.path()).expect("opens");
             let mut checkpoint = vec![1, older];
             let checksum = crc32fast::hash(&checkpoint);
             checkpoint.extend_from_slice(&checksum.to_be_bytes());
@@ -76,7 +76,7 @@ fn pages_lost_since_the_checkpoint_come_back_from_the_log() {
         .into();
     rig.shut();
     {
-        let database = Database::open(rig.folder.path(), 1 << 24).expect("opens");
+        let database = open_database(rig.folder.path()).expect("opens");
         for keyspace in ["heads", "leaves", "chains"] {
             let keyspace = database.keyspace(keyspace).expect("keyspace");
             for (key, _) in keyspace

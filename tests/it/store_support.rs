@@ -1,9 +1,9 @@
 //! What the store's tests share: a store on a manual clock in a temporary folder.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use hindcast::{
-    kv::Database,
+    kv::{self, Database},
     store::{
         Answer, Attribute, AttributeKind, Batch, Committed, EntityType, EntityTypeSpec, Error,
         Mutation, Operation, Store, Until, Value, Version,
@@ -41,7 +41,7 @@ impl Rig {
     /// Drops the store, without closing it first, and opens the folder again.
     pub(crate) fn reopen(&mut self) -> Result<(), Error> {
         self.shut();
-        let database = Database::open(self.folder.path(), 1 << 24)?;
+        let database = open_database(self.folder.path())?;
         let store = Store::open(&database, Arc::clone(&self.clock) as _)?;
         self.open = Some((database, store));
         Ok(())
@@ -123,6 +123,17 @@ impl Rig {
             )
             .expect("reads")
     }
+}
+
+/// Opens the database of a store that was just dropped: the engine's own threads may still hold its lock for a moment.
+pub(crate) fn open_database(folder: &Path) -> Result<Database, kv::Error> {
+    for _ in 0..500 {
+        match Database::open(folder, 1 << 24) {
+            Err(kv::Error::Locked { .. }) => std::thread::sleep(Duration::from_millis(10)),
+            outcome => return outcome,
+        }
+    }
+    Database::open(folder, 1 << 24)
 }
 
 pub(crate) fn spec(name: &str, attributes: &[(&str, AttributeKind)]) -> EntityTypeSpec {
