@@ -248,3 +248,74 @@ impl Differences {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn page(asserted: &[(i64, i64, u8, i64)]) -> Page {
+        let mut page = Page::empty(Span::ALL);
+        page.applied_sequence = 7;
+        for &(from, to, row, at) in asserted {
+            let bytes = vec![row; usize::from(row)];
+            page.assert_over(Span { from, to }, (row > 0).then_some(&bytes), at);
+        }
+        page.canonicalise();
+        page
+    }
+
+    fn told(page: &Page) -> Vec<(Rect, Option<Vec<u8>>)> {
+        let row = |rect: &Rect| page.row(rect.state).map(<[u8]>::to_vec);
+        page.rects.iter().map(|rect| (*rect, row(rect))).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn pages_round_trip(
+            mut asserted in prop::collection::vec((any::<i64>(), any::<i64>(), 0..4u8, any::<i64>()), 0..20),
+        ) {
+            asserted.sort_by_key(|assertion| assertion.3);
+            asserted.retain(|assertion| assertion.3 != OPEN);
+            let page = page(&asserted);
+            let bytes = encode_page(b"key", &page);
+            let Ok(Stored::Page(read)) = decode(b"key", bytes.into()) else {
+                panic!("a page");
+            };
+            prop_assert_eq!(told(&read), told(&page));
+            prop_assert_eq!((read.span, read.applied_sequence), (page.span, 7));
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_refused(bytes: Vec<u8>) {
+            prop_assert!(decode(b"key", bytes.into()).is_err());
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_and_any_other_key_is_found() {
+        let bytes = encode_page(
+            b"key",
+            &page(&[(i64::MIN, 5, 1, 1), (3, OPEN, 2, 2), (4, 9, 0, 3)]),
+        );
+        for at in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[at / 8] ^= 1 << (at % 8);
+            assert!(decode(b"key", damaged.into()).is_err(), "bit {at}");
+        }
+        assert!(decode(b"kez", bytes.into()).is_err());
+    }
+
+    /// A stored page of format 1 must read for ever.
+    #[test]
+    fn the_specimen_of_format_1_still_reads() {
+        let page = page(&[(i64::MIN, 5, 1, 1), (3, OPEN, 2, 2), (4, 9, 0, 3)]);
+        let specimen = include_bytes!("../../tests/fixtures/store-page-1.bin");
+        assert_eq!(encode_page(b"key", &page), specimen);
+        let Ok(Stored::Page(read)) = decode(b"key", specimen[..].into()) else {
+            panic!("a page");
+        };
+        assert_eq!(told(&read), told(&page));
+    }
+}

@@ -225,3 +225,100 @@ pub(super) fn asserted_at(rects: &[Rect], at: i64) -> Vec<Rect> {
         .filter(|run| run.system_from == at)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const POINTS: i64 = 16;
+
+    fn assertion() -> impl Strategy<Value = (i64, i64, u32, i64)> {
+        (0..POINTS, 0..6i64, 0..3u32, 0..2i64)
+    }
+
+    proptest! {
+        /// Each point of the rectangles tells the story that asserting point by point tells.
+        #[test]
+        fn rectangles_tell_what_points_would(steps in prop::collection::vec(assertion(), 1..30)) {
+            let mut rects = Vec::new();
+            // By point: (state, system_from) after each time, the latest last.
+            let mut points: Vec<Vec<(i64, u32, i64)>> = vec![Vec::new(); 24];
+            let mut now = 10;
+            for (from, length, state, tick) in steps {
+                now += tick;
+                let span = Span { from, to: from + length };
+                assert_over(&mut rects, span, state, now);
+                for point in span.from..span.to {
+                    let story = &mut points[usize::try_from(point).expect("small")];
+                    if story.last().map(|last| last.1) == Some(state) {
+                        continue;
+                    }
+                    story.retain(|told| told.0 < now);
+                    story.push((now, state, now));
+                }
+                if tick == 1 {
+                    coalesce(&mut rects);
+                }
+                prop_assert!(rects.is_sorted_by_key(|rect| (rect.from, rect.system_from)));
+                prop_assert!(rects.iter().all(|rect| rect.from < rect.to && rect.system_from < rect.system_to));
+            }
+            for (point, story) in points.iter().enumerate() {
+                let point = i64::try_from(point).expect("small");
+                for basis in 9..=now + 1 {
+                    let told = story.iter().rev().find(|told| told.0 <= basis).map(|told| (told.1, told.2));
+                    let found = as_of(&rects, point, basis);
+                    prop_assert_eq!(found.map(|rect| (rect.state, rect.system_from)), told);
+                    let overlapping = rects.iter().filter(|rect| rect.is_visible(basis) && rect.span().contains(point));
+                    prop_assert!(overlapping.count() <= 1, "BT-1");
+                    let known = known_at(&rects, basis);
+                    let seen = known.iter().find(|rect| rect.is_live() && rect.span().contains(point));
+                    prop_assert_eq!(seen.map(|rect| (rect.state, rect.system_from)), told);
+                }
+                let owner = |at| as_of(&rects, at, OPEN - 1).map(|rect| (rect.state, rect.system_from));
+                let change = (point + 1..40).find(|&at| owner(at) != owner(point));
+                prop_assert_eq!(next_change(&rects, point), change.unwrap_or(OPEN));
+            }
+        }
+    }
+
+    #[test]
+    fn a_future_dated_change_makes_three_rectangles() {
+        let mut rects = Vec::new();
+        assert_over(&mut rects, Span { from: 10, to: OPEN }, 1, 100);
+        assert_over(&mut rects, Span { from: 20, to: OPEN }, 2, 200);
+        let told: Vec<_> = rects
+            .iter()
+            .map(|rect| {
+                (
+                    rect.state,
+                    rect.from,
+                    rect.to,
+                    rect.system_from,
+                    rect.system_to,
+                )
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (1, 10, 20, 100, OPEN),
+                (1, 20, OPEN, 100, 200),
+                (2, 20, OPEN, 200, OPEN)
+            ]
+        );
+        assert_eq!(
+            as_of(&rects, 25, 150).map(|rect| (rect.from, rect.to)),
+            Some((10, OPEN))
+        );
+    }
+
+    #[test]
+    fn an_empty_range_changes_nothing() {
+        let mut rects = Vec::new();
+        assert_over(&mut rects, Span { from: 10, to: 10 }, 1, 100);
+        assert_eq!(rects, []);
+        assert_eq!(next_change(&rects, 0), OPEN);
+    }
+}

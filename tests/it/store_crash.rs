@@ -3,8 +3,8 @@
 use hindcast::{
     error::{Classify, ErrorKind},
     kv::{Database, Entry},
-    store::{Answer, Error, Until},
-    time::{SysTime, ValidTime},
+    store::{Answer, Error, Store, Until},
+    time::{ManualClock, SysTime, ValidTime},
 };
 
 use crate::store_support::{Rig, open_database, put, text, until};
@@ -193,4 +193,86 @@ fn a_closed_store_refuses_writes_and_still_reads() {
     let refused = rig.write(vec![put("a", Some("y"), 0, Until::Forever)]);
     assert!(matches!(refused, Err(Error::Closed)));
     assert!(matches!(rig.get("a", 0, 1_000), Answer::Value(_)));
+}
+
+const KEYSPACES: [&str; 7] = [
+    "heads", "leaves", "chains", "log", "types", "meta", "requests",
+];
+
+/// All keyspaces of a store.
+fn snapshot(database: &Database) -> Vec<Vec<Entry>> {
+    KEYSPACES
+        .iter()
+        .map(|keyspace| entries(database, keyspace))
+        .collect()
+}
+
+/// What the second has that the first has not, or has otherwise.
+fn changed(before: &[Entry], after: &[Entry]) -> Vec<Entry> {
+    after
+        .iter()
+        .filter(|entry| !before.contains(entry))
+        .cloned()
+        .collect()
+}
+
+/// A crash between any two page writes of a commit that splits or spills: the log makes up for what is missing.
+#[test]
+fn a_commit_torn_between_its_pages_is_completed_from_the_log() {
+    let rig = Rig::new();
+    let mut torn = 0;
+    let mut before = snapshot(rig.database());
+    for round in 0..120i64 {
+        let long = format!("{round:0>200}");
+        let point = round * 7 % 120;
+        rig.write_at(
+            1_000 + round,
+            vec![put("a", Some(&long), point, until(point + 1))],
+        )
+        .expect("written");
+        let after = snapshot(rig.database());
+        // The committer's order: right halves before left ones, leaves before the head.
+        let mut writes: Vec<_> = changed(&before[1], &after[1])
+            .into_iter()
+            .map(|entry| ("leaves", entry))
+            .rev()
+            .collect();
+        writes.extend(
+            changed(&before[0], &after[0])
+                .into_iter()
+                .map(|entry| ("heads", entry)),
+        );
+        if writes.len() > 1 {
+            for done in 0..=writes.len() {
+                complete(&before, &after, &writes[..done]);
+                torn += 1;
+            }
+        }
+        before = after;
+    }
+    assert!(torn > 20, "{torn} torn commits");
+}
+
+/// Builds the folder that such a crash leaves, opens it, and compares.
+fn complete(before: &[Vec<Entry>], after: &[Vec<Entry>], done: &[(&str, Entry)]) {
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let insert = |database: &Database, keyspace: &str, entry: &Entry| {
+        let keyspace = database.keyspace(keyspace).expect("keyspace");
+        keyspace.insert(&entry.0, &entry.1).expect("insert");
+    };
+    let database = open_database(folder.path()).expect("opens");
+    for (keyspace, entries) in KEYSPACES.iter().zip(before) {
+        entries
+            .iter()
+            .for_each(|entry| insert(&database, keyspace, entry));
+    }
+    after[3]
+        .iter()
+        .for_each(|entry| insert(&database, "log", entry));
+    done.iter()
+        .for_each(|(keyspace, entry)| insert(&database, keyspace, entry));
+    let store = Store::open(&database, ManualClock::starting_at(0)).expect("opens");
+    let found = snapshot(&database);
+    assert!(found == after, "after {} page writes", done.len());
+    store.close();
 }
