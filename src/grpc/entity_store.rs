@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     error::Violation,
     grpc::{
-        convert::{entity, page_token::HistoryPosition, time},
+        convert::{entity, page_token::HistoryPosition, range, time},
         status::to_status,
     },
     pb::{self, entity_store_service_server as service},
@@ -57,13 +57,13 @@ impl EntityStore {
         valid_time: Option<prost_types::Timestamp>,
         basis: Option<prost_types::Timestamp>,
     ) -> Result<(ValidTime, SysTime), Status> {
-        let valid = time::optional_valid_time("valid_time", valid_time.as_ref()).map_err(refuse)?;
+        let valid = time::from_wire("valid_time", valid_time).map_err(refuse)?;
         let basis = self.basis(basis).await?;
         Ok((valid.unwrap_or_else(|| self.store.now()), basis))
     }
 
     async fn basis(&self, basis: Option<prost_types::Timestamp>) -> Result<SysTime, Status> {
-        let basis = time::optional_sys_time("basis", basis.as_ref()).map_err(refuse)?;
+        let basis = time::from_wire("basis", basis).map_err(refuse)?;
         self.store
             .pin(basis)
             .await
@@ -185,8 +185,8 @@ impl service::EntityStoreService for EntityStore {
         Ok(Response::new(pb::GetEntityResponse {
             outcome: outcome.into(),
             version,
-            valid_time: Some(valid.into()),
-            basis: Some(basis.into()),
+            valid_time: Some(time::to_wire(valid)),
+            basis: Some(time::to_wire(basis)),
         }))
     }
 
@@ -228,8 +228,8 @@ impl service::EntityStoreService for EntityStore {
         .await?;
         Ok(Response::new(pb::BatchGetEntitiesResponse {
             entities,
-            valid_time: Some(valid.into()),
-            basis: Some(basis.into()),
+            valid_time: Some(time::to_wire(valid)),
+            basis: Some(time::to_wire(basis)),
         }))
     }
 
@@ -264,10 +264,8 @@ impl service::EntityStoreService for EntityStore {
     ) -> Result<Response<pb::ListHistoryResponse>, Status> {
         let request = request.into_inner();
         let after = HistoryPosition::of_request(&request).map_err(refuse)?;
-        let valid =
-            time::valid_range("valid_range", request.valid_range.as_ref()).map_err(refuse)?;
-        let system =
-            time::sys_range("system_range", request.system_range.as_ref()).map_err(refuse)?;
+        let valid = range::valid("valid_range", request.valid_range).map_err(refuse)?;
+        let system = range::system("system_range", request.system_range).map_err(refuse)?;
         let page_size = page_size(request.page_size).map_err(refuse)?;
         let entity_type = self.find(&request.entity_type)?;
         let basis = match after {
@@ -344,7 +342,7 @@ fn history_page(
     pb::ListHistoryResponse {
         versions: told,
         next_page_token: next.map(|next| next.to_token(request)).unwrap_or_default(),
-        basis: Some(basis.into()),
+        basis: Some(time::to_wire(basis)),
     }
 }
 
@@ -358,8 +356,8 @@ fn send_scan(
     let message = |versions| {
         Ok(pb::ScanEntitiesResponse {
             versions,
-            valid_time: Some(valid.into()),
-            basis: Some(basis.into()),
+            valid_time: Some(time::to_wire(valid)),
+            basis: Some(time::to_wire(basis)),
         })
     };
     let mut held = Vec::new();

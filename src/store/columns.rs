@@ -453,7 +453,14 @@ impl Column {
             Self::EntityId(builder) => builder.append_value(id),
             Self::ValidFrom(builder) => builder.append_value(rect.from),
             Self::ValidTo(builder) => builder.append_option((rect.to != OPEN).then_some(rect.to)),
-            _ => self.push_null(),
+            Self::Bool(_)
+            | Self::Int64(_)
+            | Self::Float64(_)
+            | Self::Decimal(_)
+            | Self::Text(_)
+            | Self::Bytes(_)
+            | Self::Timestamp(_)
+            | Self::Date(_) => self.push_null(),
         }
     }
 

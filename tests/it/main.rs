@@ -1,4 +1,5 @@
-//! One binary for all integration tests: every further one would link everything again.
+//! The whole house, from outside: one binary, a module per behaviour.
+#![expect(clippy::expect_used, reason = "a test that cannot go on says why")]
 
 mod conformance;
 mod store_columns;

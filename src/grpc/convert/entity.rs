@@ -20,7 +20,9 @@ use crate::{
 ///
 /// # Errors
 /// A type that is missing or an attribute without a kind; what the store checks by itself is left to it.
-pub fn entity_type_spec(entity_type: Option<pb::EntityType>) -> Result<EntityTypeSpec, Violation> {
+pub(in crate::grpc) fn entity_type_spec(
+    entity_type: Option<pb::EntityType>,
+) -> Result<EntityTypeSpec, Violation> {
     let pb::EntityType {
         name,
         attributes,
@@ -79,7 +81,10 @@ fn digits(field: &str, count: u32) -> Result<u8, Violation> {
 }
 
 /// A stored type as the wire shows it.
-pub fn entity_type(entity_type: &EntityType, first_known: Option<SysTime>) -> pb::EntityType {
+pub(in crate::grpc) fn entity_type(
+    entity_type: &EntityType,
+    first_known: Option<SysTime>,
+) -> pb::EntityType {
     pb::EntityType {
         name: entity_type.name().to_owned(),
         attributes: entity_type
@@ -88,8 +93,8 @@ pub fn entity_type(entity_type: &EntityType, first_known: Option<SysTime>) -> pb
             .map(pb::Attribute::from)
             .collect(),
         description: entity_type.spec().description.clone(),
-        create_time: Some(entity_type.create_time().into()),
-        first_known_time: first_known.map(Timestamp::from),
+        create_time: Some(time::to_wire(entity_type.create_time())),
+        first_known_time: first_known.map(time::to_wire),
     }
 }
 
@@ -122,7 +127,7 @@ impl From<&Attribute> for pb::Attribute {
 ///
 /// # Errors
 /// The first field that does not read; what the store checks by itself is left to it.
-pub fn batch(request: pb::WriteRequest) -> Result<Batch, Violation> {
+pub(in crate::grpc) fn batch(request: pb::WriteRequest) -> Result<Batch, Violation> {
     let pb::WriteRequest {
         mutations,
         request_id,
@@ -151,7 +156,7 @@ fn mutation(path: &str, mutation: pb::Mutation) -> Result<Mutation, Violation> {
             ));
         }
         Some(mutation::Operation::Put(wire)) => put(&format!("{path}.put"), wire)?,
-        Some(mutation::Operation::End(wire)) => end(&format!("{path}.end"), &wire)?,
+        Some(mutation::Operation::End(wire)) => end(&format!("{path}.end"), wire)?,
     };
     Ok(Mutation {
         entity_type,
@@ -179,32 +184,29 @@ fn put(path: &str, put: pb::Put) -> Result<Parts, Violation> {
         .collect::<Result<BTreeMap<_, _>, Violation>>()?;
     let until = match until {
         None | Some(put::Until::UntilNextChange(pb::UntilNextChange {})) => Until::NextChange,
-        Some(put::Until::ValidTo(timestamp)) => valid_to(path, &timestamp)?,
+        Some(put::Until::ValidTo(timestamp)) => valid_to(path, timestamp)?,
         Some(put::Until::Forever(pb::Forever {})) => Until::Forever,
     };
-    Ok((
-        Operation::Put(attributes),
-        from(path, valid_from.as_ref())?,
-        until,
-    ))
+    Ok((Operation::Put(attributes), from(path, valid_from)?, until))
 }
 
-fn end(path: &str, end: &pb::End) -> Result<Parts, Violation> {
+fn end(path: &str, end: pb::End) -> Result<Parts, Violation> {
     let pb::End { valid_from, until } = end;
     let until = match until {
         None | Some(end::Until::UntilNextChange(pb::UntilNextChange {})) => Until::NextChange,
         Some(end::Until::ValidTo(timestamp)) => valid_to(path, timestamp)?,
         Some(end::Until::Forever(pb::Forever {})) => Until::Forever,
     };
-    Ok((Operation::End, from(path, valid_from.as_ref())?, until))
+    Ok((Operation::End, from(path, valid_from)?, until))
 }
 
-fn from(path: &str, timestamp: Option<&Timestamp>) -> Result<Option<ValidTime>, Violation> {
-    time::optional_valid_time(&format!("{path}.valid_from"), timestamp)
+fn from(path: &str, timestamp: Option<Timestamp>) -> Result<Option<ValidTime>, Violation> {
+    time::from_wire(&format!("{path}.valid_from"), timestamp)
 }
 
-fn valid_to(path: &str, timestamp: &Timestamp) -> Result<Until, Violation> {
-    time::valid_time(&format!("{path}.valid_to"), timestamp).map(Until::At)
+fn valid_to(path: &str, timestamp: Timestamp) -> Result<Until, Violation> {
+    let valid_to = time::from_wire(&format!("{path}.valid_to"), Some(timestamp))?;
+    Ok(valid_to.map_or(Until::NextChange, Until::At))
 }
 
 impl From<Committed> for pb::WriteResponse {
@@ -215,7 +217,7 @@ impl From<Committed> for pb::WriteResponse {
             replayed,
         } = committed;
         Self {
-            system_time: Some(system_time.into()),
+            system_time: Some(time::to_wire(system_time)),
             versions_written,
             replayed,
         }
@@ -223,7 +225,7 @@ impl From<Committed> for pb::WriteResponse {
 }
 
 /// A version of an entity of this type.
-pub fn version(entity_type: &EntityType, version: Version) -> pb::Version {
+pub(in crate::grpc) fn version(entity_type: &EntityType, version: Version) -> pb::Version {
     let Version {
         entity_id,
         attributes,
@@ -241,16 +243,16 @@ pub fn version(entity_type: &EntityType, version: Version) -> pb::Version {
             .zip(attributes)
             .filter_map(|(name, value)| Some((name.clone(), value?.into())))
             .collect(),
-        valid_from: (valid.from != ValidTime::MIN).then(|| valid.from.into()),
-        valid_to: valid.to.map(Timestamp::from),
-        system_from: Some(system.from.into()),
-        system_to: system.to.map(Timestamp::from),
+        valid_from: (valid.from != ValidTime::MIN).then(|| time::to_wire(valid.from)),
+        valid_to: valid.to.map(time::to_wire),
+        system_from: Some(time::to_wire(system.from)),
+        system_to: system.to.map(time::to_wire),
         ended,
     }
 }
 
 /// An answer: what is there, and the version that says so.
-pub fn answer(
+pub(in crate::grpc) fn answer(
     entity_type: &EntityType,
     answer: Answer,
 ) -> (pb::EntityOutcome, Option<pb::Version>) {

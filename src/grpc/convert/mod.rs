@@ -1,6 +1,10 @@
-//! Wire types to domain types, with the field path of what does not fit; domain to wire, which cannot fail.
+//! Wire types to domain types and back.
+//!
+//! Wire to domain may fail, naming the field; domain to wire never does. Messages are destructured fully, so that a new field
+//! does not compile before it is dealt with.
 
-pub mod entity;
-pub mod page_token;
-pub mod time;
-pub mod value;
+pub(super) mod entity;
+pub(super) mod page_token;
+pub(super) mod range;
+pub(super) mod time;
+pub(super) mod value;

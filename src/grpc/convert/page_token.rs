@@ -13,18 +13,18 @@ use crate::{
 
 /// Where a listing goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HistoryPosition {
+pub(in crate::grpc) struct HistoryPosition {
     /// The basis of the listing's first page.
-    pub basis: SysTime,
+    pub(in crate::grpc) basis: SysTime,
     /// Of the last version told.
-    pub valid_from: ValidTime,
+    pub(in crate::grpc) valid_from: ValidTime,
     /// Of the last version told.
-    pub system_from: SysTime,
+    pub(in crate::grpc) system_from: SysTime,
 }
 
 impl HistoryPosition {
     /// The token that goes on from here with the same request.
-    pub fn to_token(&self, request: &pb::ListHistoryRequest) -> String {
+    pub(in crate::grpc) fn to_token(self, request: &pb::ListHistoryRequest) -> String {
         let mut bytes = Vec::with_capacity(28);
         for micros in [
             self.basis.micros(),
@@ -41,7 +41,9 @@ impl HistoryPosition {
     ///
     /// # Errors
     /// The token is not one of ours, or of another listing.
-    pub fn of_request(request: &pb::ListHistoryRequest) -> Result<Option<Self>, Violation> {
+    pub(in crate::grpc) fn of_request(
+        request: &pb::ListHistoryRequest,
+    ) -> Result<Option<Self>, Violation> {
         if request.page_token.is_empty() {
             return Ok(None);
         }

@@ -1,116 +1,56 @@
-//! Timestamps and instants.
-
-use prost_types::Timestamp;
+//! Instants: `google.protobuf.Timestamp` to domain and back.
 
 use crate::{
     error::Violation,
-    pb,
-    time::{InstantError, Interval, SysTime, ValidTime},
+    time::{InstantError, SysTime, ValidTime},
 };
 
-/// An instant of valid time.
-///
-/// # Errors
-/// Outside of years 1 to 9999, or a malformed nanosecond part.
-pub fn valid_time(field: &str, timestamp: &Timestamp) -> Result<ValidTime, Violation> {
-    ValidTime::from_timestamp(timestamp.seconds, timestamp.nanos)
-        .map_err(|error| violation(field, &error))
+/// An instant of either axis.
+pub(in crate::grpc) trait Instant: Sized {
+    /// From a `Timestamp`'s parts.
+    fn from_parts(seconds: i64, nanos: i32) -> Result<Self, InstantError>;
+    /// As a `Timestamp`'s parts.
+    fn into_parts(self) -> (i64, i32);
 }
 
-/// An instant of system time.
-///
-/// # Errors
-/// As [`valid_time`].
-pub fn sys_time(field: &str, timestamp: &Timestamp) -> Result<SysTime, Violation> {
-    SysTime::from_timestamp(timestamp.seconds, timestamp.nanos)
-        .map_err(|error| violation(field, &error))
+impl Instant for ValidTime {
+    fn from_parts(seconds: i64, nanos: i32) -> Result<Self, InstantError> {
+        Self::from_timestamp(seconds, nanos)
+    }
+
+    fn into_parts(self) -> (i64, i32) {
+        self.to_timestamp()
+    }
 }
 
-/// An optional instant of valid time.
+impl Instant for SysTime {
+    fn from_parts(seconds: i64, nanos: i32) -> Result<Self, InstantError> {
+        Self::from_timestamp(seconds, nanos)
+    }
+
+    fn into_parts(self) -> (i64, i32) {
+        self.to_timestamp()
+    }
+}
+
+/// The instant at `field`, floored to the microsecond; `None` if it is unset.
 ///
 /// # Errors
-/// As [`valid_time`].
-pub fn optional_valid_time(
+/// It lies outside of years 1 to 9999, or its nanoseconds are malformed.
+pub(in crate::grpc) fn from_wire<T: Instant>(
     field: &str,
-    timestamp: Option<&Timestamp>,
-) -> Result<Option<ValidTime>, Violation> {
-    timestamp
-        .map(|timestamp| valid_time(field, timestamp))
-        .transpose()
-}
-
-/// An optional instant of system time.
-///
-/// # Errors
-/// As [`valid_time`].
-pub fn optional_sys_time(
-    field: &str,
-    timestamp: Option<&Timestamp>,
-) -> Result<Option<SysTime>, Violation> {
-    timestamp
-        .map(|timestamp| sys_time(field, timestamp))
-        .transpose()
-}
-
-/// A range of valid time; an unset range or end is open.
-///
-/// # Errors
-/// As [`valid_time`], and a range in which no point lies.
-pub fn valid_range(
-    field: &str,
-    range: Option<&pb::TimeRange>,
-) -> Result<Interval<ValidTime>, Violation> {
-    let pb::TimeRange { from, to } = range.copied().unwrap_or_default();
-    let interval = Interval {
-        from: optional_valid_time(&format!("{field}.from"), from.as_ref())?
-            .unwrap_or(ValidTime::MIN),
-        to: optional_valid_time(&format!("{field}.to"), to.as_ref())?,
+    wire: Option<prost_types::Timestamp>,
+) -> Result<Option<T>, Violation> {
+    let Some(prost_types::Timestamp { seconds, nanos }) = wire else {
+        return Ok(None);
     };
-    check_not_empty(field, &interval)?;
-    Ok(interval)
+    T::from_parts(seconds, nanos)
+        .map(Some)
+        .map_err(|error| Violation::new(field, error.to_string()))
 }
 
-/// A range of system time; an unset range or end is open.
-///
-/// # Errors
-/// As [`valid_range`].
-pub fn sys_range(
-    field: &str,
-    range: Option<&pb::TimeRange>,
-) -> Result<Interval<SysTime>, Violation> {
-    let pb::TimeRange { from, to } = range.copied().unwrap_or_default();
-    let interval = Interval {
-        from: optional_sys_time(&format!("{field}.from"), from.as_ref())?.unwrap_or(SysTime::MIN),
-        to: optional_sys_time(&format!("{field}.to"), to.as_ref())?,
-    };
-    check_not_empty(field, &interval)?;
-    Ok(interval)
-}
-
-fn check_not_empty<T: Copy + Ord>(field: &str, interval: &Interval<T>) -> Result<(), Violation> {
-    if interval.is_empty() {
-        return Err(Violation::new(
-            format!("{field}.to"),
-            "it must be after `from`",
-        ));
-    }
-    Ok(())
-}
-
-fn violation(field: &str, error: &InstantError) -> Violation {
-    Violation::new(field, error.to_string())
-}
-
-impl From<ValidTime> for Timestamp {
-    fn from(instant: ValidTime) -> Self {
-        let (seconds, nanos) = instant.to_timestamp();
-        Self { seconds, nanos }
-    }
-}
-
-impl From<SysTime> for Timestamp {
-    fn from(instant: SysTime) -> Self {
-        let (seconds, nanos) = instant.to_timestamp();
-        Self { seconds, nanos }
-    }
+/// An instant as the wire carries it.
+pub(in crate::grpc) fn to_wire(instant: impl Instant) -> prost_types::Timestamp {
+    let (seconds, nanos) = instant.into_parts();
+    prost_types::Timestamp { seconds, nanos }
 }

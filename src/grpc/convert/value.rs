@@ -5,7 +5,7 @@ use pb::value::Kind;
 
 use crate::{
     error::Violation,
-    grpc::convert::time::valid_time,
+    grpc::convert::time,
     pb,
     store::{Decimal, Value},
     time::ValidTime,
@@ -18,7 +18,7 @@ const EPOCH_DAYS: i32 = 719_163;
 ///
 /// # Errors
 /// A decimal or date that does not read, a timestamp out of range.
-pub fn value(field: &str, value: pb::Value) -> Result<Option<Value>, Violation> {
+pub(in crate::grpc) fn value(field: &str, value: pb::Value) -> Result<Option<Value>, Violation> {
     let pb::Value { kind } = value;
     let Some(kind) = kind else {
         return Ok(None);
@@ -36,7 +36,8 @@ pub fn value(field: &str, value: pb::Value) -> Result<Option<Value>, Violation> 
         Kind::StringValue(value) => Value::String(value),
         Kind::BytesValue(value) => Value::Bytes(value),
         Kind::TimestampValue(timestamp) => {
-            Value::Timestamp(valid_time(field, &timestamp)?.micros())
+            let instant = time::from_wire::<ValidTime>(field, Some(timestamp))?;
+            return Ok(instant.map(|instant| Value::Timestamp(instant.micros())));
         }
         Kind::DateValue(text) => Value::Date(days_of(&text).ok_or_else(|| {
             Violation::new(field, format!("{text:?} is not a date such as 2013-02-08"))
@@ -59,7 +60,9 @@ impl From<Value> for pb::Value {
             Value::Decimal(value) => Kind::DecimalValue(value.to_string()),
             Value::String(value) => Kind::StringValue(value),
             Value::Bytes(value) => Kind::BytesValue(value),
-            Value::Timestamp(micros) => Kind::TimestampValue(ValidTime::from_micros(micros).into()),
+            Value::Timestamp(micros) => {
+                Kind::TimestampValue(time::to_wire(ValidTime::from_micros(micros)))
+            }
             Value::Date(days) => Kind::DateValue(date_text(days)),
             Value::Json(value) => Kind::JsonValue(value),
         };
