@@ -346,3 +346,56 @@ fn many_versions_spread_over_valid_time_are_all_found() {
         assert_eq!((version.valid.from.micros(), version.valid.to), (hour, to));
     }
 }
+
+/// `BT-2` while it is hardest: pages spill, split and are chained under the readers' feet.
+#[test]
+fn readers_see_a_basis_unchanged_while_pages_split() {
+    let rig = Rig::new();
+    let value = |round: i64| format!("{round:0>150}");
+    let batch = |round: i64| {
+        let point = round * 7 % 400;
+        vec![
+            put("spread", Some(&value(round)), point, until(point + 3)),
+            put("same", Some(&value(round)), 0, until(10)),
+        ]
+    };
+    for round in 0..40 {
+        rig.write_at(1_000 + round, batch(round)).expect("written");
+    }
+    let basis = 1_039;
+    let expected = ["spread", "same"].map(|id| (id, rig.history(id, basis)));
+    let (store, thing) = (rig.store().clone(), rig.thing());
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let passes = std::thread::scope(|scope| {
+        let read = || {
+            let mut passes = 0;
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                for (id, expected) in &expected {
+                    let all = Interval::starting_at(ValidTime::MIN);
+                    let at = SysTime::from_micros(basis);
+                    let ever = Interval::starting_at(SysTime::MIN);
+                    let found = store.history(&thing, id, all, ever, at).expect("reads");
+                    assert_eq!(&found, expected);
+                    for version in expected
+                        .iter()
+                        .filter(|version| version.system.to.is_none())
+                    {
+                        let answer = store
+                            .get(&thing, id, version.valid.from, at)
+                            .expect("reads");
+                        assert_eq!(answer, Answer::Value(version.clone()));
+                    }
+                }
+                passes += 1;
+            }
+            passes
+        };
+        let readers = [scope.spawn(read), scope.spawn(read)];
+        for round in 40..700 {
+            rig.write_at(1_000 + round, batch(round)).expect("written");
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        readers.map(|reader| reader.join().expect("no reader fails"))
+    });
+    assert!(passes.iter().all(|&passes| passes > 0));
+}
