@@ -4,4 +4,11 @@
 #![cfg(test)]
 
 mod calendar;
+mod conformance;
 mod lake;
+mod store_columns;
+mod store_crash;
+mod store_grpc;
+mod store_model;
+mod store_support;
+mod store_write;

@@ -8,5 +8,8 @@ pub(super) mod catalog;
 pub(super) mod duration;
 pub(super) mod entity;
 pub(super) mod invalid;
+pub(super) mod page_token;
+pub(super) mod range;
 pub(super) mod table;
 pub(super) mod time;
+pub(super) mod value;

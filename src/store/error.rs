@@ -1,0 +1,165 @@
+//! What the store can refuse or fail at.
+
+use crate::{
+    error::{Classify, ErrorKind, Violation},
+    kv,
+    time::SysTime,
+};
+
+/// A refusal or fault of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No entity type of this name was declared.
+    #[error("entity type {name:?} does not exist")]
+    UnknownType {
+        /// The name as asked.
+        name: String,
+    },
+    /// An entity type of this name has another declaration.
+    #[error("entity type {name:?} exists with a different declaration")]
+    TypeExists {
+        /// The name as asked.
+        name: String,
+    },
+    /// Fields of the request are at fault.
+    #[error("invalid request: {}", list(.violations))]
+    Invalid {
+        /// Each fault with its field; never empty.
+        violations: Vec<Violation>,
+    },
+    /// A basis that lies in the future.
+    #[error("basis {basis} lies in the future: it is {now} now")]
+    BasisInFuture {
+        /// The basis as asked.
+        basis: SysTime,
+        /// The store's now.
+        now: SysTime,
+    },
+    /// A basis that was neither pinned nor committed, so that its answer could still change.
+    #[error("basis {basis} was not pinned: {latest} is the latest that is stable")]
+    BasisNotPinned {
+        /// The basis as asked.
+        basis: SysTime,
+        /// The latest basis that can be read without pinning.
+        latest: SysTime,
+    },
+    /// A request id came again with another content.
+    #[error("request id {request_id:?} was used before for a different batch")]
+    RequestIdReused {
+        /// The id.
+        request_id: String,
+    },
+    /// A projection names a column that is not there.
+    #[error("column {index} does not exist: the schema has {count}")]
+    NoSuchColumn {
+        /// The index as asked.
+        index: usize,
+        /// Columns of the schema.
+        count: usize,
+    },
+    /// Stored bytes are not what was written.
+    #[error("cannot read {what}: {cause}; restore the data folder from a backup")]
+    Damaged {
+        /// What was read.
+        what: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The batch may or may not be there after the next start.
+    #[error("cannot make the batch durable: {cause}; restart the server")]
+    NotDurable {
+        /// The first fault.
+        cause: String,
+    },
+    /// The store was closed, or is closing.
+    #[error("the store is closed")]
+    Closed,
+    /// The committer cannot be started.
+    #[error("cannot start the committer thread: {0}")]
+    Thread(#[source] std::io::Error),
+    /// Columns cannot be built.
+    #[error("cannot build columns: {0}")]
+    Columns(#[from] arrow::error::ArrowError),
+    /// A storage fault.
+    #[error(transparent)]
+    Storage(#[from] kv::Error),
+}
+
+fn list(violations: &[Violation]) -> String {
+    let texts: Vec<_> = violations.iter().map(ToString::to_string).collect();
+    texts.join("; ")
+}
+
+impl Error {
+    pub(super) fn damaged(what: impl Into<String>, cause: impl Into<String>) -> Self {
+        Self::Damaged {
+            what: what.into(),
+            cause: cause.into(),
+        }
+    }
+
+    pub(super) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Invalid {
+            violations: vec![Violation::new(field, problem)],
+        }
+    }
+}
+
+impl Classify for Error {
+    fn kind(&self) -> ErrorKind {
+        match self {
+            Self::UnknownType { .. } => ErrorKind::NotFound,
+            Self::TypeExists { .. } | Self::RequestIdReused { .. } => ErrorKind::AlreadyExists,
+            Self::Invalid { .. } => ErrorKind::InvalidArgument,
+            Self::BasisInFuture { .. } | Self::BasisNotPinned { .. } => ErrorKind::OutOfRange,
+            Self::Damaged { .. } => ErrorKind::DataLoss,
+            Self::NotDurable { .. } | Self::Closed => ErrorKind::Unavailable,
+            Self::NoSuchColumn { .. } | Self::Thread(_) | Self::Columns(_) => ErrorKind::Internal,
+            Self::Storage(error) => error.kind(),
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownType { .. } => "ENTITY_TYPE_NOT_FOUND",
+            Self::TypeExists { .. } => "ENTITY_TYPE_EXISTS",
+            Self::Invalid { .. } => "INVALID_REQUEST",
+            Self::BasisInFuture { .. } => "BASIS_IN_FUTURE",
+            Self::BasisNotPinned { .. } => "BASIS_NOT_PINNED",
+            Self::RequestIdReused { .. } => "REQUEST_ID_REUSED",
+            Self::NoSuchColumn { .. } | Self::Columns(_) => "COLUMNS_FAULT",
+            Self::Damaged { .. } => "STORAGE_DAMAGED",
+            Self::NotDurable { .. } => "STORAGE_POISONED",
+            Self::Closed => "STORE_CLOSED",
+            Self::Thread(_) => "STORE_NOT_STARTED",
+            Self::Storage(error) => error.reason(),
+        }
+    }
+
+    fn violations(&self) -> Vec<Violation> {
+        if let Self::Invalid { violations } = self {
+            violations.clone()
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn resource(&self) -> Option<(&'static str, String)> {
+        match self {
+            Self::UnknownType { name } | Self::TypeExists { name } => {
+                Some(("entity_type", name.clone()))
+            }
+            Self::RequestIdReused { request_id } => Some(("request_id", request_id.clone())),
+            Self::Invalid { .. }
+            | Self::BasisInFuture { .. }
+            | Self::BasisNotPinned { .. }
+            | Self::NoSuchColumn { .. }
+            | Self::Damaged { .. }
+            | Self::NotDurable { .. }
+            | Self::Closed
+            | Self::Thread(_)
+            | Self::Columns(_)
+            | Self::Storage(_) => None,
+        }
+    }
+}
