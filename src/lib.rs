@@ -21,6 +21,7 @@
 
 pub mod backfill;
 pub mod catalog;
+pub mod cli;
 pub mod engine;
 pub mod error;
 pub mod grpc;
@@ -29,6 +30,7 @@ pub mod kv;
 pub mod lake;
 pub mod server;
 pub mod store;
+pub mod telemetry;
 pub mod time;
 
 /// The wire's messages and services, generated from `proto/hindcast/v1`.

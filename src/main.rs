@@ -1,1 +1,32 @@
-fn main(){}
+//! The `hindcast` binary: arguments, logging, run, exit code.
+
+use std::{process::ExitCode, time::Duration};
+
+use clap::Parser;
+use hindcast::{
+    cli::{self, Cli},
+    time::SystemClock,
+};
+
+/// Exit code of settings that cannot be used.
+const BAD_CONFIGURATION: u8 = 64;
+/// How long blocking work may keep a finished process waiting.
+const LINGER: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = cli.telemetry().install() {
+        eprintln!("error: {error}");
+        return ExitCode::from(BAD_CONFIGURATION);
+    }
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(cli.run(SystemClock::shared()));
+    runtime.shutdown_timeout(LINGER);
+    cli::exit_code(outcome)
+}

@@ -1,0 +1,210 @@
+//! `hindcast apply`: makes the server's definitions those of a file.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{
+    client::{Client, required},
+    definitions::{self, Definitions},
+    error::Error,
+    output::{self, Format},
+    style::Style,
+};
+use crate::pb;
+
+const FORM: &str = r#"The file's form (TOML; every key that is not marked optional is needed):
+
+  [[entity_type]]
+  name = "airport_weather"
+  description = "hourly readings"                     # optional
+  attributes = [
+    { name = "temp", kind = "float64" },              # bool int64 float64 decimal string bytes timestamp date json
+    { name = "fee", kind = "decimal", precision = 10, scale = 2, description = "in USD" },
+  ]
+
+  [[source]]
+  name = "flights"
+  format = "parquet"                                  # or "csv"
+  location = "flights"                                # a file or folder, relative to this file
+  event_time_column = "sched_dep_utc"
+  available_at_column = "landed_utc"                  # optional
+  hive = { column = "dt", grain = "daily", time_zone = "America/New_York", format = "%Y-%m-%d" }   # optional
+  csv = { delimiter = ";", types = { code = "string" } }                                           # optional
+
+  [[transform]]
+  name = "daily_punctuality"
+  sql_file = "daily_punctuality.sql"                  # or sql = """SELECT …"""
+  sources = [ { source = "flights", lookback = "0s" } ]
+  entities = [ { entity_type = "airport_weather", at_partition_start = false } ]
+  prior = { partitions = 1 }                          # optional: reads its own earlier output; 0: all of it
+  output_columns = [ "tailnum string", "flights int64" ]   # needed with prior
+  output_table = "daily_punctuality"
+  grain = "daily"                                     # hourly daily weekly monthly yearly
+  time_zone = "America/New_York"                      # optional: UTC
+  retry = { max_attempts = 3, initial_backoff = "1s", max_backoff = "60s" }                        # optional
+
+Applying a file again changes nothing. A changed transform becomes a new revision; a changed entity type or source is
+refused, because what was computed from it would no longer be explained.
+
+Example:
+  hindcast apply -f examples/flights/hindcast.toml"#;
+
+/// Creates the entity types, sources and transforms of a file, as far as they are not there already
+#[derive(Debug, clap::Args)]
+#[command(after_help = FORM)]
+pub(crate) struct Args {
+    /// The TOML file; sources and SQL files are found relative to it
+    #[arg(short, long, value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// What came of one definition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Applied {
+    /// `entity_type`, `source` or `transform`.
+    pub(crate) kind: &'static str,
+    /// The definition's name.
+    pub(crate) name: String,
+    /// False: it was there already, and equal.
+    pub(crate) created: bool,
+    /// Transforms only.
+    pub(crate) revision: Option<u32>,
+}
+
+impl Applied {
+    fn outcome(&self) -> String {
+        match (self.created, self.revision) {
+            (false, _) => "unchanged".to_owned(),
+            (true, Some(revision)) if revision > 1 => format!("revision {revision}"),
+            (true, _) => "created".to_owned(),
+        }
+    }
+
+    /// `created     transform daily_punctuality`.
+    pub(crate) fn describe(&self) -> String {
+        let style = Style::stdout();
+        let outcome = format!("{:11}", self.outcome());
+        let outcome = if self.created {
+            style.green(&outcome)
+        } else {
+            style.dim(&outcome)
+        };
+        format!("{outcome} {} {}", self.kind, self.name)
+    }
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: &Args, client: &Client, format: Format) -> Result<(), Error> {
+    let definitions = definitions::read(&args.file)?;
+    apply(client, definitions, |applied| match format {
+        Format::Table => output::line(applied.describe()),
+        Format::Json => output::json_value_line(&applied),
+    })
+    .await
+}
+
+/// Applies definitions in order of dependence, telling each outcome as it comes.
+pub(crate) async fn apply(
+    client: &Client,
+    definitions: Definitions,
+    mut tell: impl FnMut(Applied) -> Result<(), Error>,
+) -> Result<(), Error> {
+    for entity_type in definitions.entity_types {
+        let name = entity_type.name.clone();
+        let request = pb::CreateEntityTypeRequest {
+            entity_type: Some(entity_type),
+        };
+        let created = client
+            .store()
+            .create_entity_type(request)
+            .await?
+            .into_inner()
+            .created;
+        tell(Applied {
+            kind: "entity_type",
+            name,
+            created,
+            revision: None,
+        })?;
+    }
+    for source in definitions.sources {
+        let name = source.name.clone();
+        let request = pb::CreateSourceRequest {
+            source: Some(source),
+        };
+        let created = client
+            .catalog()
+            .create_source(request)
+            .await?
+            .into_inner()
+            .created;
+        tell(Applied {
+            kind: "source",
+            name,
+            created,
+            revision: None,
+        })?;
+    }
+    for transform in definitions.transforms {
+        let request = pb::RegisterTransformRequest {
+            transform: Some(transform),
+            validate_only: false,
+        };
+        let response = client
+            .catalog()
+            .register_transform(request)
+            .await?
+            .into_inner();
+        let transform = required(response.transform, "transform")?;
+        let revision = Some(transform.revision);
+        tell(Applied {
+            kind: "transform",
+            name: transform.name,
+            created: response.created,
+            revision,
+        })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_form_parses() {
+        let toml: String = FORM
+            .lines()
+            .filter(|line| line.starts_with("  ") && !line.contains("hindcast apply"))
+            .map(|line| {
+                line.replace("sql_file = \"daily_punctuality.sql\"", "sql = \"SELECT 1\"") + "\n"
+            })
+            .collect();
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("hindcast.toml");
+        std::fs::write(&path, toml).expect("written");
+        let definitions = definitions::read(&path).expect("valid");
+        assert_eq!(
+            (
+                definitions.entity_types.len(),
+                definitions.sources.len(),
+                definitions.transforms.len()
+            ),
+            (1, 1, 1)
+        );
+    }
+
+    #[test]
+    fn outcomes() {
+        let applied = |created, revision| Applied {
+            kind: "transform",
+            name: "t".to_owned(),
+            created,
+            revision,
+        };
+        assert_eq!(applied(true, Some(1)).outcome(), "created");
+        assert_eq!(applied(true, Some(2)).outcome(), "revision 2");
+        assert_eq!(applied(false, Some(2)).outcome(), "unchanged");
+    }
+}

@@ -1,0 +1,256 @@
+//! What can go wrong in a command, how it reads on a terminal, and which exit code it gives.
+
+use std::{fmt::Write as _, io, path::PathBuf};
+
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use super::{definitions, times, values};
+use crate::server;
+
+/// Exit code of a command that failed.
+const FAILURE: u8 = 1;
+/// Exit code of arguments that make no sense; clap uses the same.
+const BAD_USAGE: u8 = 2;
+/// Exit code of a configuration or definitions file that cannot be used.
+const BAD_CONFIGURATION: u8 = 64;
+
+/// A command's failure.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Arguments that parse, but make no sense together.
+    #[error("{0}")]
+    Usage(String),
+    /// A setting that cannot be used.
+    #[error("{0}")]
+    Configuration(String),
+    /// A time, duration or size in an argument.
+    #[error(transparent)]
+    Time(#[from] times::Error),
+    /// An attribute value in an argument.
+    #[error(transparent)]
+    Value(#[from] values::Error),
+    /// A definitions file.
+    #[error(transparent)]
+    Definitions(#[from] definitions::Error),
+    /// A line of a file of entities.
+    #[error("{}, line {line}: {problem}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The batch of lines that the server refused.
+    #[error("{}, lines {first_line} to {last_line}: {}", path.display(), status.message())]
+    Batch {
+        /// The file.
+        path: PathBuf,
+        /// Counted from 1.
+        first_line: usize,
+        /// Inclusive.
+        last_line: usize,
+        /// The server's answer.
+        status: Box<Status>,
+        /// Line of every mutation in the batch, in order.
+        lines: Vec<usize>,
+    },
+    /// A file that cannot be read.
+    #[error("cannot read {}: {cause}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// No server answers.
+    #[error("cannot reach {url}: {cause}")]
+    Unreachable {
+        /// The server's address as given.
+        url: String,
+        /// Why.
+        cause: String,
+    },
+    /// The server refused a call.
+    #[error("{}", .0.message())]
+    Rpc(Box<Status>),
+    /// The server in this process.
+    #[error(transparent)]
+    Server(#[from] server::Error),
+    /// Standard output cannot be written.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[from] io::Error),
+    /// Something did not turn out as it must.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        Self::Rpc(Box::new(status))
+    }
+}
+
+impl Error {
+    /// The process' exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Time(_) | Self::Value(_) => BAD_USAGE,
+            Self::Configuration(_) | Self::Definitions(_) => BAD_CONFIGURATION,
+            Self::Output(cause) if cause.kind() == io::ErrorKind::BrokenPipe => 0,
+            Self::Line { .. }
+            | Self::Batch { .. }
+            | Self::File { .. }
+            | Self::Unreachable { .. }
+            | Self::Rpc(_)
+            | Self::Server(_)
+            | Self::Output(_)
+            | Self::Failed(_) => FAILURE,
+        }
+    }
+
+    /// The text for standard error; `None` where silence is right: the reader of our output closed it.
+    pub fn report(&self) -> Option<String> {
+        if matches!(self, Self::Output(cause) if cause.kind() == io::ErrorKind::BrokenPipe) {
+            return None;
+        }
+        let mut text = format!("error: {self}");
+        match self {
+            Self::Rpc(status) => push_details(&mut text, status, |field| field.to_owned()),
+            Self::Batch { status, lines, .. } => {
+                push_details(&mut text, status, |field| name_line(field, lines))
+            }
+            _ => {}
+        }
+        if let Some(hint) = self.hint() {
+            let _infallible = write!(text, "\nhint: {hint}");
+        }
+        Some(text)
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unreachable { url, .. } => Some(format!(
+                "is `hindcast serve` running there? --server or HINDCAST_SERVER name another address than {url}"
+            )),
+            Self::Rpc(status) => hint_for(status),
+            _ => None,
+        }
+    }
+}
+
+/// Appends the stable reason and the fields at fault.
+fn push_details(text: &mut String, status: &Status, field_name: impl Fn(&str) -> String) {
+    let details = status.get_error_details();
+    if let Some(info) = details.error_info() {
+        let _infallible = write!(text, " [{}]", info.reason);
+    }
+    for violation in details
+        .bad_request()
+        .iter()
+        .flat_map(|request| &request.field_violations)
+    {
+        let field = field_name(&violation.field);
+        let _infallible = write!(text, "\n  {field}: {}", violation.description);
+    }
+    for violation in details
+        .precondition_failure()
+        .iter()
+        .flat_map(|failure| &failure.violations)
+    {
+        let _infallible = write!(text, "\n  {}: {}", violation.subject, violation.description);
+    }
+}
+
+/// `mutations[3].put.valid_to` as `line 17: put.valid_to`.
+fn name_line(field: &str, lines: &[usize]) -> String {
+    let Some((index, rest)) = field
+        .strip_prefix("mutations[")
+        .and_then(|tail| tail.split_once(']'))
+    else {
+        return field.to_owned();
+    };
+    let line = index
+        .parse::<usize>()
+        .ok()
+        .and_then(|index| lines.get(index));
+    match line {
+        Some(line) => {
+            format!("line {line}{}", if rest.is_empty() { "" } else { ", " })
+                + rest.trim_start_matches('.')
+        }
+        None => field.to_owned(),
+    }
+}
+
+fn hint_for(status: &Status) -> Option<String> {
+    let hint = match status.code() {
+        Code::Unavailable => "the server went away; is `hindcast serve` still running?",
+        Code::NotFound => match resource_type(status).as_deref() {
+            Some("entity_type") => "`hindcast type list` shows the types that exist",
+            Some("source") => "`hindcast source list` shows the sources that exist",
+            Some("transform") => "`hindcast transform list` shows the transforms that exist",
+            Some("backfill") => "`hindcast backfill list` shows the backfills that exist",
+            Some("table") => "`hindcast table list` shows the tables that exist",
+            _ => return None,
+        },
+        Code::Unimplemented => "that address is no hindcast server, or an older one",
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}
+
+fn resource_type(status: &Status) -> Option<String> {
+    let details = status.get_error_details();
+    details.resource_info().map(|resource| {
+        resource
+            .resource_type
+            .replace([' ', '-'], "_")
+            .to_lowercase()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic_types::ErrorDetails;
+
+    #[test]
+    fn a_refusal_names_reason_and_fields() {
+        let mut details = ErrorDetails::with_error_info(
+            "INVALID_RANGE",
+            "hindcast",
+            std::collections::HashMap::new(),
+        );
+        details.add_bad_request_violation("spec.to", "must be after spec.from");
+        let status = Status::with_error_details(
+            Code::InvalidArgument,
+            "cannot plan backfill: the range is empty",
+            details,
+        );
+        let report = Error::from(status).report().expect("not silent");
+        assert_eq!(
+            report,
+            "error: cannot plan backfill: the range is empty [INVALID_RANGE]\n  spec.to: must be after spec.from"
+        );
+    }
+
+    #[test]
+    fn a_refused_batch_names_the_line_of_the_file() {
+        assert_eq!(
+            name_line("mutations[1].put.valid_to", &[4, 7]),
+            "line 7, put.valid_to"
+        );
+        assert_eq!(name_line("mutations[0]", &[4, 7]), "line 4");
+        assert_eq!(name_line("mutations[9].put", &[4, 7]), "mutations[9].put");
+        assert_eq!(name_line("request_id", &[4, 7]), "request_id");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_failure() {
+        let error = Error::Output(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!((error.exit_code(), error.report()), (0, None));
+    }
+}

@@ -1,0 +1,227 @@
+//! The command line: `hindcast serve`, `hindcast quickstart`, and a client command for every call of the API.
+//!
+//! One file per command group. Commands speak to the server through the wire's clients alone; `serve` and `quickstart`
+//! start one in this process. Output for people are plain columns, output for machines (`-o json`) the wire's messages
+//! with their field names. Exit codes: 0 done, 1 failed, 2 arguments that make no sense, 64 a configuration or
+//! definitions file that cannot be used.
+
+mod apply;
+mod backfill;
+mod base64;
+mod client;
+mod definitions;
+mod entity;
+mod entity_type;
+mod error;
+mod json;
+mod load;
+mod output;
+mod quickstart;
+mod serve;
+mod source;
+mod style;
+mod table;
+mod times;
+mod transform;
+mod values;
+mod watch;
+
+use std::{process::ExitCode, sync::Arc};
+
+use clap::{Parser, Subcommand};
+
+pub use error::Error;
+
+use self::{client::Client, output::Format, style::Style};
+use crate::{telemetry::Telemetry, time::Clock};
+
+/// Where a server listens unless told otherwise.
+const DEFAULT_SERVER: &str = "http://127.0.0.1:4780";
+
+const TOUR: &str = "\
+A first look (nothing needed, takes under a minute):
+  hindcast quickstart
+
+A server and its first backfill:
+  hindcast serve &
+  hindcast apply -f examples/flights/hindcast.toml
+  hindcast entity load examples/flights/entities/aircraft.ndjson examples/flights/entities/airport_weather.ndjson
+  hindcast backfill create daily_punctuality --from 2013-01-01 --to 2013-04-01 --knowledge as-known-now --watch
+  hindcast table rows daily_punctuality --limit 10
+
+Words: valid time is when a fact is true in the world; system time is when hindcast learned it; a basis is a system time
+that a read is pinned to, and reading at one basis gives the same answer for ever.";
+
+/// Recomputes history correctly: a bitemporal entity store, and backfills that see the world as it was
+#[derive(Debug, Parser)]
+#[command(name = "hindcast", version, after_help = TOUR, max_term_width = 120)]
+pub struct Cli {
+    /// The server that client commands speak to
+    #[arg(long, global = true, env = "HINDCAST_SERVER", default_value = DEFAULT_SERVER, value_name = "URL")]
+    server: String,
+    /// Who reads the output
+    #[arg(
+        long,
+        short,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Quickstart(quickstart::Args),
+    Apply(apply::Args),
+    #[command(subcommand)]
+    Type(entity_type::Command),
+    #[command(subcommand)]
+    Entity(entity::Command),
+    #[command(subcommand)]
+    Source(source::Command),
+    #[command(subcommand)]
+    Transform(transform::Command),
+    #[command(subcommand)]
+    Backfill(Box<backfill::Command>),
+    #[command(subcommand)]
+    Table(table::Command),
+}
+
+/// How a command ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// As asked.
+    Done,
+    /// The command worked, but what it watched did not succeed; the output said so.
+    Unsuccessful,
+}
+
+impl From<()> for Outcome {
+    fn from((): ()) -> Self {
+        Self::Done
+    }
+}
+
+impl Cli {
+    /// What this command logs, and how.
+    pub fn telemetry(&self) -> Telemetry {
+        match &self.command {
+            Command::Serve(args) => Telemetry::server(args.log_format()),
+            _ => Telemetry::client(),
+        }
+    }
+
+    /// Runs the command to its end.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`exit_code`] reports it.
+    pub async fn run(self, clock: Arc<dyn Clock>) -> Result<Outcome, Error> {
+        let format = self.output;
+        match &self.command {
+            Command::Serve(args) => serve::run(args, clock).await.map(Outcome::from),
+            Command::Quickstart(args) => Box::pin(quickstart::run(args, clock))
+                .await
+                .map(Outcome::from),
+            command => {
+                let client = Client::connect(&self.server).await?;
+                Box::pin(run_client(command, &client, format, &clock)).await
+            }
+        }
+    }
+}
+
+async fn run_client(
+    command: &Command,
+    client: &Client,
+    format: Format,
+    clock: &Arc<dyn Clock>,
+) -> Result<Outcome, Error> {
+    match command {
+        Command::Apply(args) => apply::run(args, client, format).await.map(Outcome::from),
+        Command::Type(command) => entity_type::run(command, client, format)
+            .await
+            .map(Outcome::from),
+        Command::Entity(command) => entity::run(command, client, format)
+            .await
+            .map(Outcome::from),
+        Command::Source(command) => source::run(command, client, format)
+            .await
+            .map(Outcome::from),
+        Command::Transform(command) => transform::run(command, client, format)
+            .await
+            .map(Outcome::from),
+        Command::Backfill(command) => backfill::run(command, client, format, clock).await,
+        Command::Table(command) => table::run(command, client, format).await.map(Outcome::from),
+        Command::Serve(_) | Command::Quickstart(_) => Ok(Outcome::Done),
+    }
+}
+
+/// Reports a failure on standard error, and gives the process' exit code.
+pub fn exit_code(outcome: Result<Outcome, Error>) -> ExitCode {
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Unsuccessful) => ExitCode::FAILURE,
+        Err(error) => {
+            if let Some(report) = error.report() {
+                let style = Style::stderr();
+                let report = report.replacen("error:", &style.red(&style.bold("error:")), 1);
+                eprintln!("{report}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_parse() {
+        for line in [
+            "serve --data-dir d --listen 127.0.0.1:0 --store-cache 64MiB --engine-memory 1GiB --log-format json",
+            "quickstart --data-dir d",
+            "apply -f hindcast.toml",
+            "type create aircraft model:string seats:int64",
+            "entity put aircraft N1 seats=5 --from 2013-01-01 --forever",
+            "entity get aircraft N1 --at 2013-01-01 --basis 2026-01-01T00:00:00Z -o json",
+            "entity load a.ndjson b.ndjson --server http://h:1",
+            "transform register t --sql x --prior --output-column a --output-table t --grain daily",
+            "backfill create t --from 2013-01-01 --to 2013-02-01 --knowledge as-known-then --availability-delay 6h -w",
+            "backfill list --state failed --state running",
+            "table rows t --from 2013-01-01 --limit 3",
+        ] {
+            let parsed = Cli::try_parse_from(["hindcast"].into_iter().chain(line.split(' ')));
+            assert!(parsed.is_ok(), "{line}: {parsed:?}");
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for line in [
+            "backfill create t --from 2013-01-01 --to 2013-02-01",
+            "backfill create t --from 2013-01-01 --to 2013-02-01 --knowledge at-basis",
+            "backfill create t --from soon --to 2013-02-01 --knowledge as-known-now",
+            "entity put aircraft N1 seats=5 --to 2013-01-01 --forever",
+            "entity put aircraft N1",
+            "transform register t --output-table t --grain daily",
+            "serve --max-active-partitions 65",
+        ] {
+            assert!(
+                Cli::try_parse_from(["hindcast"].into_iter().chain(line.split(' '))).is_err(),
+                "{line}"
+            );
+        }
+    }
+}

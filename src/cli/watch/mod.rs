@@ -1,0 +1,308 @@
+//! Following a backfill to its end, over broken connections, and showing it.
+//!
+//! Events carry dense sequence numbers, so a watcher that lost its stream goes on exactly where it was; the views below
+//! see every event once and in order.
+
+mod view;
+
+use std::{sync::Arc, time::Duration};
+
+pub(crate) use view::{BarView, View};
+
+use super::{
+    Outcome, backfill,
+    client::Client,
+    error::Error,
+    json::enum_name,
+    output::{self, Format},
+    style::Style,
+    times,
+};
+use crate::{
+    pb::{self, BackfillState, event::Change, watch_backfill_response::Message},
+    time::Clock,
+};
+
+/// Waits between tries to come back; after the last one the watcher gives up. 61.5 s in all.
+const RECONNECT_WAITS_MS: [u64; 10] = [
+    500, 1_000, 2_000, 4_000, 8_000, 8_000, 8_000, 10_000, 10_000, 10_000,
+];
+
+/// How a watch ended.
+pub(crate) enum Watched {
+    /// The backfill is over.
+    Ended(Box<pb::Backfill>),
+    /// The user had enough; the last sequence seen.
+    Interrupted(u64),
+}
+
+/// Runs `backfill watch`.
+pub(crate) async fn run(
+    client: &Client,
+    name: &str,
+    after_sequence: u64,
+    format: Format,
+    clock: &Arc<dyn Clock>,
+) -> Result<Outcome, Error> {
+    let mut view = view::choose(format);
+    let watched = tokio::select! {
+        watched = follow(client, name, after_sequence, view.as_mut(), clock) => watched,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted?;
+            Ok(Watched::Interrupted(view.last_sequence()))
+        }
+    };
+    view.close();
+    match watched? {
+        Watched::Ended(backfill) => {
+            if format == Format::Table {
+                output::line(describe_end(&backfill))?;
+            }
+            Ok(if backfill.state() == BackfillState::Succeeded {
+                Outcome::Done
+            } else {
+                Outcome::Unsuccessful
+            })
+        }
+        Watched::Interrupted(sequence) => {
+            eprintln!("{name} goes on without you; come back with");
+            eprintln!("  hindcast backfill watch {name} --after-sequence {sequence}");
+            Ok(Outcome::Unsuccessful)
+        }
+    }
+}
+
+/// Shows the backfill's events after `after_sequence` until it is over.
+///
+/// # Errors
+/// The server refuses, or stays unreachable for [`RECONNECT_WAITS_MS`].
+pub(crate) async fn follow(
+    client: &Client,
+    name: &str,
+    after_sequence: u64,
+    view: &mut dyn View,
+    clock: &Arc<dyn Clock>,
+) -> Result<Watched, Error> {
+    view.set_last_sequence(after_sequence);
+    let mut failures = 0;
+    loop {
+        let before = view.last_sequence();
+        let end = match stream_once(client, name, view).await {
+            Ok(()) => backfill::fetch(client, name).await,
+            Err(error) => Err(error),
+        };
+        let reason = match end {
+            Ok(backfill) if is_over(backfill.state()) => {
+                return Ok(Watched::Ended(Box::new(backfill)));
+            }
+            Ok(_) => "the server ended the stream".to_owned(),
+            Err(error) if error.is_connection_loss() => error.to_string(),
+            Err(error) => return Err(error),
+        };
+        if view.last_sequence() > before {
+            failures = 0;
+        }
+        let Some(wait_ms) = RECONNECT_WAITS_MS.get(failures) else {
+            return Err(Error::Failed(format!(
+                "lost the connection to {}: {reason}; the backfill may go on there: hindcast backfill watch {name} \
+                 --after-sequence {}",
+                client.url(),
+                view.last_sequence()
+            )));
+        };
+        failures += 1;
+        let wait = Duration::from_millis(*wait_ms);
+        view.note(&format!(
+            "connection lost ({reason}); trying again in {}",
+            times::show_duration(wait)
+        ))?;
+        clock.sleep(wait).await;
+    }
+}
+
+/// Shows one stream until it ends, cleanly or not.
+async fn stream_once(client: &Client, name: &str, view: &mut dyn View) -> Result<(), Error> {
+    let request = pb::WatchBackfillRequest {
+        name: name.to_owned(),
+        after_sequence: view.last_sequence(),
+    };
+    let mut stream = client
+        .backfills()
+        .watch_backfill(request)
+        .await?
+        .into_inner();
+    while let Some(response) = stream.message().await? {
+        if let Some(Message::Event(event)) = &response.message {
+            // A server that repeats itself must not be believed twice.
+            if event.sequence <= view.last_sequence() {
+                continue;
+            }
+            view.set_last_sequence(event.sequence);
+        }
+        view.show(&response)?;
+        if ends_backfill(&response) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn ends_backfill(response: &pb::WatchBackfillResponse) -> bool {
+    match &response.message {
+        Some(Message::Event(pb::Event {
+            change: Some(Change::BackfillStateChanged(change)),
+            ..
+        })) => is_over(change.state()),
+        _ => false,
+    }
+}
+
+fn is_over(state: BackfillState) -> bool {
+    match state {
+        BackfillState::Succeeded
+        | BackfillState::PartiallySucceeded
+        | BackfillState::Failed
+        | BackfillState::Cancelled => true,
+        BackfillState::Unspecified
+        | BackfillState::Pending
+        | BackfillState::Running
+        | BackfillState::Cancelling => false,
+    }
+}
+
+/// Partitions in all, the skipped ones included.
+pub(crate) fn total(counts: Option<&pb::PartitionCounts>) -> u64 {
+    states(counts)
+        .iter()
+        .map(|(_, count)| u64::from(*count))
+        .sum()
+}
+
+/// Every state's count, in the order in which people want to see them.
+fn states(counts: Option<&pb::PartitionCounts>) -> [(&'static str, u32); 9] {
+    let pb::PartitionCounts {
+        pending,
+        blocked,
+        running,
+        waiting_retry,
+        succeeded,
+        failed,
+        upstream_failed,
+        skipped,
+        cancelled,
+    } = counts.copied().unwrap_or_default();
+    [
+        ("succeeded", succeeded),
+        ("failed", failed),
+        ("upstream failed", upstream_failed),
+        ("running", running),
+        ("waiting to retry", waiting_retry),
+        ("pending", pending),
+        ("blocked", blocked),
+        ("skipped", skipped),
+        ("cancelled", cancelled),
+    ]
+}
+
+/// `88 succeeded, 2 failed`: the states that occur.
+pub(crate) fn describe_counts(counts: Option<&pb::PartitionCounts>) -> String {
+    let parts: Vec<String> = states(counts)
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| format!("{} {name}", output::count(u64::from(*count))))
+        .collect();
+    if parts.is_empty() {
+        "no partitions".to_owned()
+    } else {
+        parts.join(", ")
+    }
+}
+
+/// How long the backfill took, once it is over.
+fn wall_time(backfill: &pb::Backfill) -> Option<Duration> {
+    let (start, end) = (backfill.start_time?, backfill.end_time?);
+    let seconds = end.seconds.checked_sub(start.seconds)?;
+    let nanos =
+        i128::from(seconds) * 1_000_000_000 + i128::from(end.nanos) - i128::from(start.nanos);
+    u64::try_from(nanos).ok().map(Duration::from_nanos)
+}
+
+/// `bf-01k5 succeeded in 3.2 s: 90 succeeded; 81,234 rows read, 1,234 written (25,000 rows/s)`.
+pub(crate) fn describe_end(backfill: &pb::Backfill) -> String {
+    let style = Style::stdout();
+    let state = enum_name::<BackfillState>(backfill.state)
+        .to_lowercase()
+        .replace('_', " ");
+    let state = match backfill.state() {
+        BackfillState::Succeeded => style.green(&state),
+        BackfillState::Failed | BackfillState::PartiallySucceeded => style.red(&state),
+        BackfillState::Unspecified
+        | BackfillState::Pending
+        | BackfillState::Running
+        | BackfillState::Cancelling
+        | BackfillState::Cancelled => style.yellow(&state),
+    };
+    let wall_time = wall_time(backfill);
+    let took = wall_time.map_or_else(String::new, |took| {
+        format!(" in {}", times::show_duration(took))
+    });
+    let rate = wall_time
+        .filter(|took| !took.is_zero())
+        .map_or_else(String::new, |took| {
+            format!(
+                " ({:.0} partitions/s)",
+                total(backfill.partition_counts.as_ref()) as f64 / took.as_secs_f64()
+            )
+        });
+    let mut text = format!(
+        "{} {state}{took}: {}; {} rows read, {} written{rate}",
+        backfill.name,
+        describe_counts(backfill.partition_counts.as_ref()),
+        output::count(backfill.rows_read),
+        output::count(backfill.rows_written),
+    );
+    if backfill
+        .partition_counts
+        .is_some_and(|counts| counts.failed > 0)
+    {
+        text += &format!(
+            "\nwhat failed: hindcast backfill partitions {} --state failed",
+            backfill.name
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_in_one_line() {
+        let backfill = pb::Backfill {
+            name: "bf-1".to_owned(),
+            state: BackfillState::PartiallySucceeded.into(),
+            partition_counts: Some(pb::PartitionCounts {
+                succeeded: 1_234,
+                failed: 2,
+                ..Default::default()
+            }),
+            start_time: Some(prost_types::Timestamp {
+                seconds: 10,
+                nanos: 900_000_000,
+            }),
+            end_time: Some(prost_types::Timestamp {
+                seconds: 12,
+                nanos: 400_000_000,
+            }),
+            rows_read: 336_776,
+            rows_written: 5,
+            ..Default::default()
+        };
+        assert_eq!(
+            describe_end(&backfill),
+            "bf-1 partially succeeded in 1.5 s: 1,234 succeeded, 2 failed; 336,776 rows read, 5 written \
+             (824 partitions/s)\nwhat failed: hindcast backfill partitions bf-1 --state failed"
+        );
+    }
+}
