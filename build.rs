@@ -16,6 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed={PROTO_ROOT}");
     let descriptors = protox::compile(PROTOS, [PROTO_ROOT])?;
     let descriptor_path = PathBuf::from(env::var("OUT_DIR")?).join("hindcast_descriptor.bin");
+    // For server reflection.
     std::fs::write(descriptor_path, descriptors.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     Ok(())

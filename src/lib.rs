@@ -44,5 +44,6 @@ pub mod pb {
     tonic::include_proto!("hindcast.v1");
 
     /// The compiled protos, for server reflection.
-    pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("hindcast_descriptor");
+    pub const FILE_DESCRIPTOR_SET: &[u8] =
+        tonic::include_file_descriptor_set!("hindcast_descriptor");
 }

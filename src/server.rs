@@ -16,14 +16,16 @@ use crate::{
     lake::{self, Lake},
     pb::{
         FILE_DESCRIPTOR_SET, backfill_service_server::BackfillServiceServer,
-        catalog_service_server::CatalogServiceServer, entity_store_service_server::EntityStoreServiceServer,
+        catalog_service_server::CatalogServiceServer,
+        entity_store_service_server::EntityStoreServiceServer,
     },
     store::{self, Store},
     time::Clock,
 };
 
 /// Where a server listens unless it is told otherwise.
-pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4780);
+pub const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4780);
 /// Partitions of one backfill that run at once, unless it says otherwise.
 pub const DEFAULT_MAX_ACTIVE_PARTITIONS: u32 = 4;
 /// Bytes of stored pages that are kept in memory.
@@ -31,8 +33,6 @@ pub const DEFAULT_STORE_CACHE_BYTES: u64 = 256 << 20;
 /// Bytes of working memory of all running queries.
 pub const DEFAULT_ENGINE_MEMORY_BYTES: u64 = 1 << 30;
 
-/// A request's or an answer's longest message: a batch of 4 MiB and what wraps it.
-const MAX_MESSAGE_BYTES: usize = 8 << 20;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long open requests may take to end once the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -110,7 +110,9 @@ pub enum Error {
 
 fn port_hint(error: &std::io::Error) -> &'static str {
     match error.kind() {
-        std::io::ErrorKind::AddrInUse => "; another process has the port: stop it, or choose another with --listen",
+        std::io::ErrorKind::AddrInUse => {
+            "; another process has the port: stop it, or choose another with --listen"
+        }
         _ => "",
     }
 }
@@ -139,7 +141,9 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
         address: config.listen,
         source,
     };
-    let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
     let parts = open(&config, Arc::clone(&clock)).await?;
     let (stop, stopped) = oneshot::channel();
@@ -254,7 +258,10 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
     })
 }
 
-fn open_storage(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<(Database, Catalog, Store, Lake), Error> {
+fn open_storage(
+    config: &ServerConfig,
+    clock: Arc<dyn Clock>,
+) -> Result<(Database, Catalog, Store, Lake), Error> {
     let database = Database::open(&config.data_dir.join("db"), config.store_cache_bytes)?;
     let catalog = Catalog::open(&database)?;
     let store = Store::open(&database, Arc::clone(&clock))?;
@@ -267,9 +274,7 @@ fn open_storage(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<(Databas
 }
 
 async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> {
-    let entity_store = EntityStoreServiceServer::new(EntityStore::new(parts.store.clone()))
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(usize::MAX);
+    let entity_store = EntityStore::new(parts.store.clone()).into_server();
     let catalog = CatalogServiceServer::new(CatalogApi {
         catalog: parts.catalog.clone(),
         store: parts.store.clone(),
@@ -281,9 +286,15 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
         backfills: parts.backfills.clone(),
     });
     let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<EntityStoreServiceServer<EntityStore>>().await;
-    health.set_serving::<CatalogServiceServer<CatalogApi>>().await;
-    health.set_serving::<BackfillServiceServer<BackfillApi>>().await;
+    health
+        .set_serving::<EntityStoreServiceServer<EntityStore>>()
+        .await;
+    health
+        .set_serving::<CatalogServiceServer<CatalogApi>>()
+        .await;
+    health
+        .set_serving::<BackfillServiceServer<BackfillApi>>()
+        .await;
     let reflection = |error: tonic_reflection::server::Error| Error::Broken(error.to_string());
     let reflection_v1 = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)

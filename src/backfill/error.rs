@@ -26,7 +26,9 @@ pub enum Error {
         reason: String,
     },
     /// Another backfill writes the same partitions.
-    #[error("backfill {other} is active on these partitions of table {table:?}; wait for it, or cancel it")]
+    #[error(
+        "backfill {other} is active on these partitions of table {table:?}; wait for it, or cancel it"
+    )]
     Overlap {
         /// The active backfill.
         other: String,
@@ -34,7 +36,9 @@ pub enum Error {
         table: String,
     },
     /// The world is not what the caller planned with.
-    #[error("the plan's hash is {actual}, not {expected}: something it names changed since it was made; plan again")]
+    #[error(
+        "the plan's hash is {actual}, not {expected}: something it names changed since it was made; plan again"
+    )]
     PlanMoved {
         /// As given.
         expected: String,
@@ -111,9 +115,10 @@ impl Classify for Error {
         match self {
             Self::Invalid(_) => ErrorKind::InvalidArgument,
             Self::NotFound { .. } => ErrorKind::NotFound,
-            Self::NothingToRun { .. } | Self::Overlap { .. } | Self::PlanMoved { .. } | Self::Ended { .. } => {
-                ErrorKind::FailedPrecondition
-            }
+            Self::NothingToRun { .. }
+            | Self::Overlap { .. }
+            | Self::PlanMoved { .. }
+            | Self::Ended { .. } => ErrorKind::FailedPrecondition,
             Self::RequestIdReused { .. } => ErrorKind::AlreadyExists,
             Self::SequenceAhead { .. } => ErrorKind::OutOfRange,
             Self::Stopping => ErrorKind::Unavailable,

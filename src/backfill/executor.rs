@@ -197,7 +197,11 @@ impl Handle {
         Ok(snapshot(&watched))
     }
 
-    async fn made_by(&self, request_id: Option<&str>, spec: &BackfillSpec) -> Result<Option<(Arc<Record>, State)>> {
+    async fn made_by(
+        &self,
+        request_id: Option<&str>,
+        spec: &BackfillSpec,
+    ) -> Result<Option<(Arc<Record>, State)>> {
         let Some(request_id) = request_id.map(str::to_owned) else {
             return Ok(None);
         };
@@ -223,11 +227,17 @@ impl Handle {
 
     /// All backfills that `wanted` accepts, newest first, from the one after `after` on, `limit` at most. `wanted` sees each
     /// under its lock: it must be quick.
-    pub fn list<T>(&self, after: Option<&str>, limit: usize, wanted: impl Fn(&Record, &State) -> Option<T>) -> Vec<T> {
+    pub fn list<T>(
+        &self,
+        after: Option<&str>,
+        limit: usize,
+        wanted: impl Fn(&Record, &State) -> Option<T>,
+    ) -> Vec<T> {
         let backfills = self.shared.backfills.read();
         let range = match after {
             None => backfills.range::<str, _>(..),
-            Some(after) => backfills.range::<str, _>((std::ops::Bound::Unbounded, std::ops::Bound::Excluded(after))),
+            Some(after) => backfills
+                .range::<str, _>((std::ops::Bound::Unbounded, std::ops::Bound::Excluded(after))),
         };
         range
             .rev()
@@ -274,7 +284,11 @@ impl Handle {
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::SequenceAhead`].
-    pub fn watch(&self, name: &str, after_sequence: u64) -> Result<mpsc::Receiver<Result<WatchItem>>> {
+    pub fn watch(
+        &self,
+        name: &str,
+        after_sequence: u64,
+    ) -> Result<mpsc::Receiver<Result<WatchItem>>> {
         let watched = self.watched(name)?;
         let last_sequence = watched.visible.read().last_sequence;
         if after_sequence > last_sequence {
@@ -298,7 +312,12 @@ impl Handle {
     /// Stops: attempts under way go back to the queue, commits under way are waited for, watchers are told.
     pub async fn shutdown(&self) {
         let (reply, done) = oneshot::channel();
-        if self.messages.send(Message::Shutdown { reply }).await.is_ok() {
+        if self
+            .messages
+            .send(Message::Shutdown { reply })
+            .await
+            .is_ok()
+        {
             // An executor that is gone has stopped too.
             let _ = done.await;
         }
@@ -306,7 +325,10 @@ impl Handle {
     }
 
     async fn send(&self, message: Message) -> Result<()> {
-        self.messages.send(message).await.map_err(|_| Error::Stopping)
+        self.messages
+            .send(message)
+            .await
+            .map_err(|_| Error::Stopping)
     }
 
     fn find(&self, name: &str) -> Option<Arc<Watched>> {
@@ -314,7 +336,9 @@ impl Handle {
     }
 
     fn watched(&self, name: &str) -> Result<Arc<Watched>> {
-        self.find(name).ok_or_else(|| Error::NotFound { name: name.to_owned() })
+        self.find(name).ok_or_else(|| Error::NotFound {
+            name: name.to_owned(),
+        })
     }
 }
 
@@ -405,7 +429,10 @@ impl Actor {
         for (record, state) in loaded {
             let watched = Arc::new(Watched::new(Arc::new(record), state.clone()));
             let name = watched.record.name.clone();
-            self.shared.backfills.write().insert(name.clone(), Arc::clone(&watched));
+            self.shared
+                .backfills
+                .write()
+                .insert(name.clone(), Arc::clone(&watched));
             if state.state.is_terminal() {
                 continue;
             }
@@ -454,7 +481,11 @@ impl Actor {
                 outcome,
             } => self.attempt_ended(&name, index, attempt, *outcome, turn),
             Message::PublishEnded(done) => self.publish_ended(done, turn),
-            Message::RetryDue { name, index, attempt } => {
+            Message::RetryDue {
+                name,
+                index,
+                attempt,
+            } => {
                 self.command(&name, Command::RetryDue { index, attempt }, turn);
             }
             Message::Shutdown { reply } => {
@@ -473,10 +504,14 @@ impl Actor {
         let now_micros = self.shared.clock.now_micros();
         let decision = state::decide(&live.watched.record, &mut live.state, now_micros, command);
         if !decision.events.is_empty() {
-            turn.events.entry(name.to_owned()).or_default().extend(decision.events);
+            turn.events
+                .entry(name.to_owned())
+                .or_default()
+                .extend(decision.events);
         }
         let actions = decision.actions.into_iter();
-        turn.actions.extend(actions.map(|action| (name.to_owned(), action)));
+        turn.actions
+            .extend(actions.map(|action| (name.to_owned(), action)));
     }
 
     async fn create(
@@ -520,7 +555,10 @@ impl Actor {
         state.apply(&created);
         let name = record.name.clone();
         let watched = Arc::new(Watched::new(Arc::new(record), state.clone()));
-        self.shared.backfills.write().insert(name.clone(), Arc::clone(&watched));
+        self.shared
+            .backfills
+            .write()
+            .insert(name.clone(), Arc::clone(&watched));
         self.adopt(Arc::clone(&watched), inputs, state);
         tracing::info!(backfill = %name, transform = %watched.record.plan.transform, "created");
         self.command(&name, Command::Start, turn);
@@ -556,9 +594,14 @@ impl Actor {
     fn check_overlap(&self, plan: &Plan) -> Result<()> {
         let range = plan.range();
         let sequential = plan.shape == DependencyShape::Sequential;
-        let other = self.live.values().map(|live| &live.watched.record).find(|record| {
-            record.plan.output_table == plan.output_table && (sequential || record.plan.range().overlaps(&range))
-        });
+        let other = self
+            .live
+            .values()
+            .map(|live| &live.watched.record)
+            .find(|record| {
+                record.plan.output_table == plan.output_table
+                    && (sequential || record.plan.range().overlaps(&range))
+            });
         match other {
             None => Ok(()),
             Some(record) => Err(Error::Overlap {
@@ -575,7 +618,9 @@ impl Actor {
             return Ok(watched);
         }
         let Some(watched) = self.shared.backfills.read().get(name).cloned() else {
-            return Err(Error::NotFound { name: name.to_owned() });
+            return Err(Error::NotFound {
+                name: name.to_owned(),
+            });
         };
         let ended = watched.visible.read().state;
         let state = match ended {
@@ -583,7 +628,9 @@ impl Actor {
             BackfillState::Succeeded => "succeeded",
             BackfillState::PartiallySucceeded => "partially succeeded",
             BackfillState::Failed => "failed",
-            BackfillState::Pending | BackfillState::Running | BackfillState::Cancelling => "not running here",
+            BackfillState::Pending | BackfillState::Running | BackfillState::Cancelling => {
+                "not running here"
+            }
         };
         Err(Error::Ended {
             name: name.to_owned(),
@@ -794,7 +841,10 @@ impl Actor {
 
     fn wait_retry(&mut self, name: &str, index: u32, attempt: u32, at_micros: i64) {
         let wait_micros = u64::try_from(at_micros - self.shared.clock.now_micros()).unwrap_or(0);
-        let pause = self.shared.clock.sleep(std::time::Duration::from_micros(wait_micros));
+        let pause = self
+            .shared
+            .clock
+            .sleep(std::time::Duration::from_micros(wait_micros));
         let messages = self.messages.clone();
         let name = name.to_owned();
         let stopping = self.shared.stopping.clone();

@@ -72,7 +72,10 @@ impl Journal {
             if event.sequence != state.last_sequence + 1 {
                 return Err(Error::Journal {
                     name: record.name.clone(),
-                    cause: format!("event {} follows event {}", event.sequence, state.last_sequence),
+                    cause: format!(
+                        "event {} follows event {}",
+                        event.sequence, state.last_sequence
+                    ),
                 });
             }
             state.apply(&event);
@@ -81,7 +84,12 @@ impl Journal {
     }
 
     /// Writes a backfill's record and its first events.
-    pub(super) fn create(&self, record: &Record, request_id: Option<&str>, events: &[Event]) -> Result<()> {
+    pub(super) fn create(
+        &self,
+        record: &Record,
+        request_id: Option<&str>,
+        events: &[Event],
+    ) -> Result<()> {
         self.records
             .insert_large(&record_key(&record.name), &encode(&record.name, record)?)?;
         if let Some(request_id) = request_id {
@@ -113,14 +121,23 @@ impl Journal {
 
     /// Remembers how an ended backfill stands. Derived from its events: losing it costs time only.
     pub(super) fn remember_end(&self, name: &str, state: &State) -> Result<()> {
-        self.records.insert_large(&final_state_key(name), &encode(name, state)?)?;
+        self.records
+            .insert_large(&final_state_key(name), &encode(name, state)?)?;
         Ok(())
     }
 
     /// At most `limit` events after `sequence`, in order.
-    pub(super) fn events_after(&self, name: &str, sequence: u64, limit: usize) -> Result<Vec<Event>> {
+    pub(super) fn events_after(
+        &self,
+        name: &str,
+        sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<Event>> {
         self.events
-            .range(&event_key(name, sequence.saturating_add(1)), &event_key(name, u64::MAX))
+            .range(
+                &event_key(name, sequence.saturating_add(1)),
+                &event_key(name, u64::MAX),
+            )
             .take(limit)
             .map(|entry| decode(name, &entry?.1))
             .collect()
@@ -175,8 +192,12 @@ fn decode<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
         cause,
     };
     match bytes.split_first() {
-        Some((&FORMAT, json)) => serde_json::from_slice(json).map_err(|error| unreadable(error.to_string())),
-        Some((format, _)) => Err(unreadable(format!("format {format} is not known to this version"))),
+        Some((&FORMAT, json)) => {
+            serde_json::from_slice(json).map_err(|error| unreadable(error.to_string()))
+        }
+        Some((format, _)) => Err(unreadable(format!(
+            "format {format} is not known to this version"
+        ))),
         None => Err(unreadable("it is empty".to_owned())),
     }
 }

@@ -21,8 +21,8 @@ mod watch;
 pub use error::Error;
 pub use executor::{Executor, ExecutorConfig, Handle};
 pub use model::{
-    BackfillSpec, BackfillState, Change, DependencyShape, Event, FrozenSource, Knowledge, PartitionChange,
-    PartitionState, Plan, PlannedPartition, Record,
+    BackfillSpec, BackfillState, Change, DependencyShape, Event, FrozenSource, Knowledge,
+    PartitionChange, PartitionState, Plan, PlannedPartition, Record,
 };
 pub use state::{Counts, PartitionRun, State};
 pub use watch::{Progress, WatchItem, WatchSettings};

@@ -123,7 +123,10 @@ pub struct Record {
 
 /// The life of a backfill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "DESIGN's states; the proto says what each means")]
+#[expect(
+    missing_docs,
+    reason = "DESIGN's states; the proto says what each means"
+)]
 pub enum BackfillState {
     Pending,
     Running,
@@ -146,7 +149,10 @@ impl BackfillState {
 
 /// The life of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "DESIGN's states; the proto says what each means")]
+#[expect(
+    missing_docs,
+    reason = "DESIGN's states; the proto says what each means"
+)]
 pub enum PartitionState {
     Pending,
     Blocked,
@@ -164,7 +170,11 @@ impl PartitionState {
     pub const fn is_terminal(self) -> bool {
         match self {
             Self::Pending | Self::Blocked | Self::Running | Self::WaitingRetry => false,
-            Self::Succeeded | Self::Failed | Self::UpstreamFailed | Self::Skipped | Self::Cancelled => true,
+            Self::Succeeded
+            | Self::Failed
+            | Self::UpstreamFailed
+            | Self::Skipped
+            | Self::Cancelled => true,
         }
     }
 }

@@ -48,7 +48,9 @@ pub(super) struct PlanInput<'a> {
 /// # Errors
 /// A field of the spec that is out of its bounds, or a range that is not made of partitions, by its field path.
 pub(super) fn make(input: &PlanInput<'_>) -> Result<Plan> {
-    let PlanInput { spec, transform, .. } = input;
+    let PlanInput {
+        spec, transform, ..
+    } = input;
     check_bounds(spec)?;
     let slices = slices(spec, transform)?;
     let mut partitions = Vec::with_capacity(slices.len());
@@ -61,7 +63,9 @@ pub(super) fn make(input: &PlanInput<'_>) -> Result<Plan> {
     };
     let max_active_partitions = match shape {
         DependencyShape::Sequential => 1,
-        DependencyShape::Independent => spec.max_active_partitions.unwrap_or(input.default_max_active),
+        DependencyShape::Independent => spec
+            .max_active_partitions
+            .unwrap_or(input.default_max_active),
     };
     let mut retry = transform.spec.retry;
     retry.max_attempts = spec.max_attempts.unwrap_or(retry.max_attempts);
@@ -101,11 +105,18 @@ fn check_bounds(spec: &BackfillSpec) -> Result<()> {
     if spec.labels.len() > MAX_LABELS {
         return Err(Error::invalid(
             "spec.labels",
-            format!("there are {} labels, of {MAX_LABELS} at most", spec.labels.len()),
+            format!(
+                "there are {} labels, of {MAX_LABELS} at most",
+                spec.labels.len()
+            ),
         ));
     }
     let too_long = |text: &String| text.is_empty() || text.len() > MAX_LABEL_BYTES;
-    if let Some((key, _)) = spec.labels.iter().find(|(key, value)| too_long(key) || value.len() > MAX_LABEL_BYTES) {
+    if let Some((key, _)) = spec
+        .labels
+        .iter()
+        .find(|(key, value)| too_long(key) || value.len() > MAX_LABEL_BYTES)
+    {
         return Err(Error::invalid(
             format!("spec.labels[{key:?}]"),
             format!("keys are 1 to {MAX_LABEL_BYTES} bytes long, values at most {MAX_LABEL_BYTES}"),
@@ -118,7 +129,10 @@ fn slices(spec: &BackfillSpec, transform: &Transform) -> Result<Vec<Partition>> 
     if spec.from >= spec.to {
         return Err(Error::invalid(
             "spec.to",
-            format!("the range [{}, {}) holds nothing: to must lie after from", spec.from, spec.to),
+            format!(
+                "the range [{}, {}) holds nothing: to must lie after from",
+                spec.from, spec.to
+            ),
         ));
     }
     let calendar = transform.spec.calendar();
@@ -139,7 +153,8 @@ fn planned(input: &PlanInput<'_>, partition: Partition) -> PlannedPartition {
     let basis = match input.spec.knowledge {
         Knowledge::AsKnownThen {
             availability_delay_micros,
-        } => SysTime::from_micros(partition.end.micros()).saturating_add_micros(availability_delay_micros),
+        } => SysTime::from_micros(partition.end.micros())
+            .saturating_add_micros(availability_delay_micros),
         Knowledge::AsKnownNow => input.latest_basis,
         Knowledge::AtBasis(basis) => basis,
     };
@@ -219,7 +234,10 @@ fn warnings(input: &PlanInput<'_>, partitions: &[PlannedPartition]) -> Vec<Strin
         let without_files: Vec<_> = running
             .iter()
             .filter(|planned| {
-                let window = source.window(Interval::new(planned.partition.start, planned.partition.end));
+                let window = source.window(Interval::new(
+                    planned.partition.start,
+                    planned.partition.end,
+                ));
                 source.files_in(&window).next().is_none()
             })
             .collect();
@@ -235,7 +253,10 @@ fn warnings(input: &PlanInput<'_>, partitions: &[PlannedPartition]) -> Vec<Strin
     }
     let skipped = partitions.len() - running.len();
     if skipped > 0 {
-        warnings.push(format!("{skipped} of {} partitions are skipped", partitions.len()));
+        warnings.push(format!(
+            "{skipped} of {} partitions are skipped",
+            partitions.len()
+        ));
     }
     warnings
 }
@@ -251,7 +272,11 @@ impl Plan {
             cause: error.to_string(),
         })?;
         let digest = Sha256::digest(&bytes);
-        Ok(digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect())
+        Ok(digest
+            .iter()
+            .take(12)
+            .map(|byte| format!("{byte:02x}"))
+            .collect())
     }
 
     /// How many partitions run.

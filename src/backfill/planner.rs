@@ -101,7 +101,9 @@ impl Planner {
 
     /// What the frozen names of a plan mean.
     pub(super) fn inputs(&self, plan: &Plan) -> Result<PinnedInputs> {
-        let transform = self.catalog.transform(&plan.transform, Some(plan.revision))?;
+        let transform = self
+            .catalog
+            .transform(&plan.transform, Some(plan.revision))?;
         let mut sources = Vec::new();
         for frozen in &plan.sources {
             let FrozenSource {

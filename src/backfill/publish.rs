@@ -79,7 +79,13 @@ impl Publisher {
             .all(|queue| !queue.committing && queue.waiting.is_empty())
     }
 
-    pub(super) fn enqueue(&mut self, table: &str, backfill: &str, revision: u32, item: PublishItem) {
+    pub(super) fn enqueue(
+        &mut self,
+        table: &str,
+        backfill: &str,
+        revision: u32,
+        item: PublishItem,
+    ) {
         let owner = Owner {
             backfill: backfill.to_owned(),
             revision,
@@ -101,12 +107,21 @@ impl Publisher {
     }
 
     /// The next commit on `table`, unless one is under way or nothing waits. [`Publisher::ended`] must be told of its end.
-    pub(super) fn next_commit(&mut self, table: &str) -> Option<impl Future<Output = PublishDone> + Send + use<>> {
-        let queue = self.queues.get_mut(table).filter(|queue| !queue.committing)?;
+    pub(super) fn next_commit(
+        &mut self,
+        table: &str,
+    ) -> Option<impl Future<Output = PublishDone> + Send + use<>> {
+        let queue = self
+            .queues
+            .get_mut(table)
+            .filter(|queue| !queue.committing)?;
         let owner = queue.waiting.first()?.0.clone();
         queue.committing = true;
         let mut items = Vec::new();
-        for (_, item) in queue.waiting.extract_if(.., |(waiting, _)| *waiting == owner) {
+        for (_, item) in queue
+            .waiting
+            .extract_if(.., |(waiting, _)| *waiting == owner)
+        {
             items.push(item);
             if items.len() == COMMIT_PARTITIONS {
                 break;
@@ -127,8 +142,8 @@ impl Publisher {
         let lake = self.lake.clone();
         let transform = Arc::clone(transform);
         blocking(move || {
-            let columns =
-                ColumnDef::to_schema(&transform.columns).map_err(|cause| engine::Error::Broken { cause })?;
+            let columns = ColumnDef::to_schema(&transform.columns)
+                .map_err(|cause| engine::Error::Broken { cause })?;
             lake.ensure_table(&transform.spec.output_table, &columns, &transform.spec.name)?;
             Ok(())
         })
@@ -136,7 +151,10 @@ impl Publisher {
     }
 
     /// The attempts of a backfill that its table holds.
-    pub(super) async fn published_attempts(&self, record: &Record) -> Result<Vec<PublishedAttempt>> {
+    pub(super) async fn published_attempts(
+        &self,
+        record: &Record,
+    ) -> Result<Vec<PublishedAttempt>> {
         let lake = self.lake.clone();
         let table = record.plan.output_table.clone();
         let backfill = record.name.clone();
@@ -163,7 +181,10 @@ impl Publisher {
     }
 
     /// Removes files that attempts of a backfill staged and that were not published. No attempt of it may be under way.
-    pub(super) fn remove_leftovers(&self, record: &Record) -> impl Future<Output = Result<()>> + Send + use<> {
+    pub(super) fn remove_leftovers(
+        &self,
+        record: &Record,
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
         let lake = self.lake.clone();
         let table = record.plan.output_table.clone();
         let backfill = record.name.clone();
@@ -220,7 +241,9 @@ fn is_passing(error: &lake::Error) -> bool {
     matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Conflict)
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(error) => Err(engine::Error::Broken {

@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    model::{BackfillState, Change, DependencyShape, Event, PartitionChange, PartitionState, Record},
+    model::{
+        BackfillState, Change, DependencyShape, Event, PartitionChange, PartitionState, Record,
+    },
     retry,
 };
 
@@ -231,7 +233,11 @@ impl State {
 
     /// Folds one event in. Events come in order, each once.
     pub(super) fn apply(&mut self, event: &Event) {
-        debug_assert_eq!(event.sequence, self.last_sequence + 1, "PR-1: events are dense");
+        debug_assert_eq!(
+            event.sequence,
+            self.last_sequence + 1,
+            "PR-1: events are dense"
+        );
         self.last_sequence = event.sequence;
         match &event.change {
             Change::Created | Change::Resumed { .. } => {}
@@ -325,7 +331,12 @@ impl State {
 }
 
 /// What `command` leads to in `state`, at `now_micros`. `state` moves on as its events say.
-pub(super) fn decide(record: &Record, state: &mut State, now_micros: i64, command: Command) -> Decision {
+pub(super) fn decide(
+    record: &Record,
+    state: &mut State,
+    now_micros: i64,
+    command: Command,
+) -> Decision {
     let mut step = Step {
         record,
         state: &mut *state,
@@ -414,7 +425,8 @@ impl Step<'_> {
     }
 
     fn staged(&mut self, index: u32, attempt: u32) {
-        let accepted = self.state.is_current(index, attempt) && self.state.state == BackfillState::Running;
+        let accepted =
+            self.state.is_current(index, attempt) && self.state.state == BackfillState::Running;
         if !accepted {
             self.act(Action::Discard { index, attempt });
             self.stopped(index, attempt);
@@ -440,7 +452,11 @@ impl Step<'_> {
             rows_read: published.rows_read,
             rows_written: published.rows_written,
             snapshot_id: Some(published.snapshot_id),
-            ..PartitionChange::plain(published.index, PartitionState::Succeeded, published.attempt)
+            ..PartitionChange::plain(
+                published.index,
+                PartitionState::Succeeded,
+                published.attempt,
+            )
         }));
     }
 
@@ -537,7 +553,10 @@ impl Step<'_> {
     }
 
     fn cancel(&mut self) {
-        if !matches!(self.state.state, BackfillState::Pending | BackfillState::Running) {
+        if !matches!(
+            self.state.state,
+            BackfillState::Pending | BackfillState::Running
+        ) {
             return;
         }
         self.change(Change::State(BackfillState::Cancelling));
@@ -597,7 +616,9 @@ impl Step<'_> {
             return;
         }
         self.unblock_first();
-        self.change(Change::Resumed { fenced_attempt_count });
+        self.change(Change::Resumed {
+            fenced_attempt_count,
+        });
         self.wait_again();
         self.fill_slots();
         self.finish_if_done();
@@ -643,7 +664,13 @@ impl Step<'_> {
         let waiting: Vec<_> = (0u32..)
             .zip(&self.state.partitions)
             .filter(|(_, run)| run.state == PartitionState::WaitingRetry)
-            .map(|(index, run)| (index, run.attempt, run.retry_at_micros.unwrap_or(self.now_micros)))
+            .map(|(index, run)| {
+                (
+                    index,
+                    run.attempt,
+                    run.retry_at_micros.unwrap_or(self.now_micros),
+                )
+            })
             .collect();
         for (index, attempt, at_micros) in waiting {
             self.act(Action::WaitRetry {
@@ -675,8 +702,9 @@ impl Step<'_> {
             return;
         }
         let succeeded = self.state.count(PartitionState::Succeeded) > 0;
-        let failed =
-            self.state.count(PartitionState::Failed) + self.state.count(PartitionState::UpstreamFailed) > 0;
+        let failed = self.state.count(PartitionState::Failed)
+            + self.state.count(PartitionState::UpstreamFailed)
+            > 0;
         let end = match (self.state.state, succeeded, failed) {
             (BackfillState::Cancelling, _, _) => BackfillState::Cancelled,
             (_, _, false) => BackfillState::Succeeded,

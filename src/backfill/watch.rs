@@ -113,7 +113,9 @@ impl Meter {
             return (0.0, 0.0);
         }
         let recent = self.samples.iter().filter(|(at, _)| *at > window_start);
-        let (rows, count) = recent.fold((0, 0u32), |(rows, count), sample| (rows + sample.1, count + 1));
+        let (rows, count) = recent.fold((0, 0u32), |(rows, count), sample| {
+            (rows + sample.1, count + 1)
+        });
         (rows as f64 / seconds, f64::from(count) / seconds)
     }
 }
@@ -141,7 +143,8 @@ impl Watched {
 
     pub(super) fn progress(&self, clock: &dyn Clock) -> Progress {
         let state = self.visible.read();
-        let (rows_per_second, partitions_per_second) = self.meter.lock().rates(clock.monotonic_micros());
+        let (rows_per_second, partitions_per_second) =
+            self.meter.lock().rates(clock.monotonic_micros());
         let remaining: u32 = state
             .counts()
             .iter()
@@ -153,7 +156,8 @@ impl Watched {
             .then(|| Duration::try_from_secs_f64(f64::from(remaining) / partitions_per_second).ok())
             .flatten();
         let end_micros = state.end_micros.unwrap_or_else(|| clock.now_micros());
-        let elapsed_micros = u64::try_from(end_micros - self.record.create_time_micros).unwrap_or(0);
+        let elapsed_micros =
+            u64::try_from(end_micros - self.record.create_time_micros).unwrap_or(0);
         Progress {
             state: state.state,
             counts: state.counts().clone(),
@@ -191,15 +195,20 @@ impl Watcher {
         items
     }
 
-    async fn follow(mut self, client: &mpsc::Sender<Result<WatchItem>>) -> std::result::Result<(), Interrupted> {
+    async fn follow(
+        mut self,
+        client: &mpsc::Sender<Result<WatchItem>>,
+    ) -> std::result::Result<(), Interrupted> {
         let mut sequence = self.watched.sequence.subscribe();
         let mut last_progress: Option<Progress> = None;
         loop {
-            let ended = self.replay(*sequence.borrow_and_update(), client).await?;
+            let last = *sequence.borrow_and_update();
+            let ended = self.replay(last, client).await?;
             let progress = self.watched.progress(self.clock.as_ref());
-            let is_news = last_progress
-                .as_ref()
-                .is_none_or(|last| last.sequence != progress.sequence || last.rows_per_second != progress.rows_per_second);
+            let is_news = last_progress.as_ref().is_none_or(|last| {
+                last.sequence != progress.sequence
+                    || last.rows_per_second != progress.rows_per_second
+            });
             if is_news {
                 send(client, WatchItem::Progress(progress.clone())).await?;
                 last_progress = Some(progress);
@@ -221,9 +230,14 @@ impl Watcher {
             let journal = self.journal.clone();
             let name = self.watched.record.name.clone();
             let after = self.seen_sequence;
-            let read = tokio::task::spawn_blocking(move || journal.events_after(&name, after, READ_AHEAD)).await;
+            let read =
+                tokio::task::spawn_blocking(move || journal.events_after(&name, after, READ_AHEAD))
+                    .await;
             let events = read.map_err(|_| Interrupted::Failed(Error::Stopping))??;
-            for event in events.into_iter().take_while(|event| event.sequence <= last) {
+            for event in events
+                .into_iter()
+                .take_while(|event| event.sequence <= last)
+            {
                 self.seen_sequence = event.sequence;
                 let ends = matches!(&event.change, Change::State(state) if state.is_terminal());
                 send(client, WatchItem::Event(event)).await?;
@@ -279,13 +293,18 @@ async fn send(
     client: &mpsc::Sender<Result<WatchItem>>,
     item: WatchItem,
 ) -> std::result::Result<(), Interrupted> {
-    client.send(Ok(item)).await.map_err(|_| Interrupted::ClientGone)
+    client
+        .send(Ok(item))
+        .await
+        .map_err(|_| Interrupted::ClientGone)
 }
 
 /// Whether a partition's change is news for the rates.
 pub(super) fn finished_rows(event: &Event) -> Option<u64> {
     match &event.change {
-        Change::Partition(change) if change.state == PartitionState::Succeeded => Some(change.rows_read),
+        Change::Partition(change) if change.state == PartitionState::Succeeded => {
+            Some(change.rows_read)
+        }
         Change::Partition(_) | Change::Created | Change::State(_) | Change::Resumed { .. } => None,
     }
 }
@@ -303,6 +322,10 @@ mod tests {
         meter.record(2_000_000, 300);
         assert_eq!(meter.rates(2_000_000), (200.0, 1.0));
         let (rows, partitions) = meter.rates(21_500_000);
-        assert_eq!((rows, partitions), (15.0, 0.05), "the first sample is out of the window");
+        assert_eq!(
+            (rows, partitions),
+            (15.0, 0.05),
+            "the first sample is out of the window"
+        );
     }
 }

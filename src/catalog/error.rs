@@ -18,7 +18,9 @@ pub enum Error {
         name: String,
     },
     /// Another declaration has the name.
-    #[error("source {name:?} exists with another declaration; sources do not change: choose another name")]
+    #[error(
+        "source {name:?} exists with another declaration; sources do not change: choose another name"
+    )]
     SourceExists {
         /// As asked.
         name: String,
@@ -77,9 +79,9 @@ pub enum Error {
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::SourceNotFound { .. } | Self::TransformNotFound { .. } | Self::RevisionNotFound { .. } => {
-                ErrorKind::NotFound
-            }
+            Self::SourceNotFound { .. }
+            | Self::TransformNotFound { .. }
+            | Self::RevisionNotFound { .. } => ErrorKind::NotFound,
             Self::SourceExists { .. } => ErrorKind::AlreadyExists,
             Self::TableOwned { .. } | Self::OutputMoved { .. } => ErrorKind::FailedPrecondition,
             Self::Encoding { .. } => ErrorKind::Internal,
@@ -102,10 +104,17 @@ impl Classify for Error {
 
     fn resource(&self) -> Option<(&'static str, String)> {
         match self {
-            Self::SourceNotFound { name } | Self::SourceExists { name } => Some(("source", name.clone())),
+            Self::SourceNotFound { name } | Self::SourceExists { name } => {
+                Some(("source", name.clone()))
+            }
             Self::TransformNotFound { name } => Some(("transform", name.clone())),
-            Self::RevisionNotFound { name, revision, .. } => Some(("transform revision", format!("{name}@{revision}"))),
-            Self::TableOwned { .. } | Self::OutputMoved { .. } | Self::Encoding { .. } | Self::Storage(_) => None,
+            Self::RevisionNotFound { name, revision, .. } => {
+                Some(("transform revision", format!("{name}@{revision}")))
+            }
+            Self::TableOwned { .. }
+            | Self::OutputMoved { .. }
+            | Self::Encoding { .. }
+            | Self::Storage(_) => None,
         }
     }
 }

@@ -9,18 +9,15 @@ mod error;
 mod model;
 mod name;
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::RwLock;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use error::Error;
 pub use model::{
-    ColumnDef, CsvOptions, CsvType, EntityInput, Hive, PriorInput, RetryPolicy, Source, SourceFormat, SourceInput,
-    Transform, TransformSpec,
+    ColumnDef, CsvOptions, CsvType, EntityInput, Hive, PriorInput, RetryPolicy, Source,
+    SourceFormat, SourceInput, Transform, TransformSpec,
 };
 pub use name::{MAX_NAME_BYTES, check_name};
 
@@ -62,11 +59,16 @@ impl Catalog {
         let mut definitions = Definitions::default();
         for entry in keyspace.large_prefix(b"source|") {
             let source: Source = decode(&entry?)?;
-            definitions.sources.insert(source.name.clone(), Arc::new(source));
+            definitions
+                .sources
+                .insert(source.name.clone(), Arc::new(source));
         }
         for entry in keyspace.large_prefix(b"transform|") {
             let transform: Transform = decode(&entry?)?;
-            let revisions = definitions.transforms.entry(transform.spec.name.clone()).or_default();
+            let revisions = definitions
+                .transforms
+                .entry(transform.spec.name.clone())
+                .or_default();
             revisions.push(Arc::new(transform));
         }
         Ok(Self {
@@ -88,12 +90,20 @@ impl Catalog {
             .sources
             .get(name)
             .cloned()
-            .ok_or_else(|| Error::SourceNotFound { name: name.to_owned() })
+            .ok_or_else(|| Error::SourceNotFound {
+                name: name.to_owned(),
+            })
     }
 
     /// All sources, by name.
     pub fn sources(&self) -> Vec<Arc<Source>> {
-        self.inner.definitions.read().sources.values().cloned().collect()
+        self.inner
+            .definitions
+            .read()
+            .sources
+            .values()
+            .cloned()
+            .collect()
     }
 
     /// Stores a source. `false`: an equal declaration was there, and is what is returned.
@@ -110,7 +120,9 @@ impl Catalog {
         }
         self.store(&format!("source|{}", source.name), &source)?;
         let source = Arc::new(source);
-        definitions.sources.insert(source.name.clone(), Arc::clone(&source));
+        definitions
+            .sources
+            .insert(source.name.clone(), Arc::clone(&source));
         Ok((source, true))
     }
 
@@ -121,11 +133,15 @@ impl Catalog {
     pub fn transform(&self, name: &str, revision: Option<u32>) -> Result<Arc<Transform>> {
         let definitions = self.inner.definitions.read();
         let Some(revisions) = definitions.transforms.get(name) else {
-            return Err(Error::TransformNotFound { name: name.to_owned() });
+            return Err(Error::TransformNotFound {
+                name: name.to_owned(),
+            });
         };
         let found = match revision {
             None => revisions.last(),
-            Some(revision) => revisions.iter().find(|transform| transform.revision == revision),
+            Some(revision) => revisions
+                .iter()
+                .find(|transform| transform.revision == revision),
         };
         found.cloned().ok_or_else(|| Error::RevisionNotFound {
             name: name.to_owned(),
@@ -231,8 +247,12 @@ fn decode<T: DeserializeOwned>((key, bytes): &(Vec<u8>, Vec<u8>)) -> Result<T> {
         })
     };
     match bytes.split_first() {
-        Some((&FORMAT, json)) => serde_json::from_slice(json).map_err(|error| corrupt(error.to_string())),
-        Some((format, _)) => Err(corrupt(format!("format {format} is not known to this version"))),
+        Some((&FORMAT, json)) => {
+            serde_json::from_slice(json).map_err(|error| corrupt(error.to_string()))
+        }
+        Some((format, _)) => Err(corrupt(format!(
+            "format {format} is not known to this version"
+        ))),
         None => Err(corrupt("it is empty".to_owned())),
     }
 }

@@ -137,10 +137,9 @@ impl ColumnDef {
         let fields = columns
             .iter()
             .map(|column| {
-                let data_type: DataType = column
-                    .data_type
-                    .parse()
-                    .map_err(|error| format!("column {}: type {}: {error}", column.name, column.data_type))?;
+                let data_type: DataType = column.data_type.parse().map_err(|error| {
+                    format!("column {}: type {}: {error}", column.name, column.data_type)
+                })?;
                 Ok(Field::new(&column.name, data_type, column.nullable))
             })
             .collect::<Result<Vec<_>, String>>()?;
@@ -286,7 +285,9 @@ impl TransformSpec {
 
     /// Whether it writes the same table on the same calendar as `other`.
     pub fn writes_like(&self, other: &Self) -> bool {
-        self.output_table == other.output_table && self.grain == other.grain && self.zone == other.zone
+        self.output_table == other.output_table
+            && self.grain == other.grain
+            && self.zone == other.zone
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) struct AsOf {
 impl AsOf {
     pub(super) fn new(entity_type: Arc<EntityType>, world: World) -> Self {
         Self {
-            name: format!("{}_at", entity_type.name),
+            name: format!("{}_at", entity_type.name()),
             entity_type,
             world,
             // Immutable: the world of a session does not change, and equal calls may be computed once.
@@ -109,7 +109,11 @@ impl ScalarUDFImpl for AsOf {
         };
         let id_fits = matches!(
             id,
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null | DataType::Dictionary(_, _)
+            DataType::Utf8
+                | DataType::LargeUtf8
+                | DataType::Utf8View
+                | DataType::Null
+                | DataType::Dictionary(_, _)
         ) || id.is_integer();
         let instant_fits = matches!(
             instant,
@@ -154,7 +158,11 @@ impl ScalarUDFImpl for AsOf {
         };
         let ids = as_string_array(ids)?;
         let instants = as_timestamp_microsecond_array(instants)?;
-        if let Some(ahead) = instants.iter().flatten().find(|&instant| instant >= end.micros()) {
+        if let Some(ahead) = instants
+            .iter()
+            .flatten()
+            .find(|&instant| instant >= end.micros())
+        {
             return exec_err!(
                 "look-ahead: {}(id, {}) reads at or after the end of partition {partition} ({end}); a partition sees only what was before its end",
                 self.name,
@@ -165,7 +173,9 @@ impl ScalarUDFImpl for AsOf {
             .lookup_batch(&self.entity_type, ids, instants, *basis)
             .map_err(|error| DataFusionError::External(Box::new(error)))?;
         if all_scalar {
-            return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&states, 0)?));
+            return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(
+                &states, 0,
+            )?));
         }
         debug_assert_eq!(states.len(), ids.len());
         Ok(ColumnarValue::Array(Arc::new(states)))

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use super::{
-    Error, PinnedEntity, PinnedInputs, PinnedSource, Result, error::query_message, function_rules, session::PRIOR,
-    session::Scope, session::Sessions,
+    Error, PinnedEntity, PinnedInputs, PinnedSource, Result, error::query_message, function_rules,
+    session::PRIOR, session::Scope, session::Sessions,
 };
 use crate::{
     catalog::{Catalog, ColumnDef, Transform, TransformSpec, check_name},
@@ -22,21 +22,30 @@ use crate::{
 /// [`Error::Definition`] naming the field: an input that does not exist, a name that clashes, SQL that does not plan (with
 /// line and column where they are known), a function that is not deterministic, an output that cannot be stored, or one that
 /// is not what `output_columns` declares.
-pub async fn check(sessions: &Sessions, catalog: &Catalog, store: &Store, spec: &TransformSpec) -> Result<Vec<ColumnDef>> {
+pub async fn check(
+    sessions: &Sessions,
+    catalog: &Catalog,
+    store: &Store,
+    spec: &TransformSpec,
+) -> Result<Vec<ColumnDef>> {
     check_names(spec)?;
-    let declared = match declared_schema(&spec.output_columns)? {
-        None => None,
-        Some(declared) => Some(lake::output_schema(&declared).map_err(|error| {
-            Error::definition("transform.output_columns", error.to_string())
-        })?),
-    };
+    let declared =
+        match declared_schema(&spec.output_columns)? {
+            None => None,
+            Some(declared) => Some(lake::output_schema(&declared).map_err(|error| {
+                Error::definition("transform.output_columns", error.to_string())
+            })?),
+        };
     if spec.prior.is_some() && declared.is_none() {
         return Err(Error::definition(
             "transform.output_columns",
             "a transform that reads prior must declare its output's columns, such as \"flights int64\"",
         ));
     }
-    let columns = declared.as_ref().map(|schema| ColumnDef::of_schema(schema)).unwrap_or_default();
+    let columns = declared
+        .as_ref()
+        .map(|schema| ColumnDef::of_schema(schema))
+        .unwrap_or_default();
     let inputs = resolve(catalog, store, spec, columns)?;
     let window = sample_window(spec)?;
     let scope = Scope::Check(window);
@@ -64,12 +73,20 @@ pub async fn check(sessions: &Sessions, catalog: &Catalog, store: &Store, spec: 
 ///
 /// # Errors
 /// [`Error::Definition`] naming an input that does not exist.
-fn resolve(catalog: &Catalog, store: &Store, spec: &TransformSpec, columns: Vec<ColumnDef>) -> Result<PinnedInputs> {
+fn resolve(
+    catalog: &Catalog,
+    store: &Store,
+    spec: &TransformSpec,
+    columns: Vec<ColumnDef>,
+) -> Result<PinnedInputs> {
     let mut sources = Vec::new();
     for (index, input) in spec.sources.iter().enumerate() {
-        let source = catalog
-            .source(&input.source)
-            .map_err(|error| Error::definition(format!("transform.sources[{index}].source"), error.to_string()))?;
+        let source = catalog.source(&input.source).map_err(|error| {
+            Error::definition(
+                format!("transform.sources[{index}].source"),
+                error.to_string(),
+            )
+        })?;
         sources.push(PinnedSource {
             source,
             lookback_micros: input.lookback_micros,
@@ -78,9 +95,12 @@ fn resolve(catalog: &Catalog, store: &Store, spec: &TransformSpec, columns: Vec<
     }
     let mut entities = Vec::new();
     for (index, input) in spec.entities.iter().enumerate() {
-        let entity_type = store
-            .entity_type(&input.entity_type)
-            .map_err(|error| Error::definition(format!("transform.entities[{index}].entity_type"), error.to_string()))?;
+        let entity_type = store.entity_type(&input.entity_type).map_err(|error| {
+            Error::definition(
+                format!("transform.entities[{index}].entity_type"),
+                error.to_string(),
+            )
+        })?;
         entities.push(PinnedEntity {
             entity_type,
             at_partition_start: input.at_partition_start,
@@ -104,11 +124,12 @@ fn check_names(spec: &TransformSpec) -> Result<()> {
     check_name("transform.name", &spec.name).map_err(definition)?;
     check_name("transform.output_table", &spec.output_table).map_err(definition)?;
     let mut seen = Vec::new();
-    let source_names = spec
-        .sources
-        .iter()
-        .enumerate()
-        .map(|(index, input)| (format!("transform.sources[{index}].source"), input.source.clone()));
+    let source_names = spec.sources.iter().enumerate().map(|(index, input)| {
+        (
+            format!("transform.sources[{index}].source"),
+            input.source.clone(),
+        )
+    });
     let entity_names = spec.entities.iter().enumerate().flat_map(|(index, input)| {
         let field = format!("transform.entities[{index}].entity_type");
         let history = format!("{}_history", input.entity_type);
@@ -116,10 +137,16 @@ fn check_names(spec: &TransformSpec) -> Result<()> {
     });
     for (field, name) in source_names.chain(entity_names) {
         if name == PRIOR {
-            return Err(Error::definition(field, "the name prior is kept for the transform's own output"));
+            return Err(Error::definition(
+                field,
+                "the name prior is kept for the transform's own output",
+            ));
         }
         if seen.contains(&name) {
-            return Err(Error::definition(field, format!("the SQL would find two tables named {name:?}")));
+            return Err(Error::definition(
+                field,
+                format!("the SQL would find two tables named {name:?}"),
+            ));
         }
         seen.push(name);
     }
@@ -147,7 +174,10 @@ fn sql_error(error: Error, spec: &TransformSpec) -> Error {
     };
     let mut text = query_message(&error);
     if let Some(span) = error.diagnostic().and_then(|diagnostic| diagnostic.span) {
-        text = format!("line {}, column {}: {text}", span.start.line, span.start.column);
+        text = format!(
+            "line {}, column {}: {text}",
+            span.start.line, span.start.column
+        );
     }
     if text.contains("not found") && text.contains("table '") {
         text = format!(
@@ -161,10 +191,12 @@ fn sql_error(error: Error, spec: &TransformSpec) -> Error {
 
 fn input_names(spec: &TransformSpec) -> String {
     let sources = spec.sources.iter().map(|input| input.source.clone());
-    let entities = spec
-        .entities
-        .iter()
-        .flat_map(|input| [input.entity_type.clone(), format!("{}_history", input.entity_type)]);
+    let entities = spec.entities.iter().flat_map(|input| {
+        [
+            input.entity_type.clone(),
+            format!("{}_history", input.entity_type),
+        ]
+    });
     let prior = spec.prior.map(|_| PRIOR.to_owned());
     let names: Vec<_> = sources.chain(entities).chain(prior).collect();
     if names.is_empty() {
@@ -220,7 +252,10 @@ fn declared_type(name: &str) -> Option<DataType> {
             let inner = other.strip_prefix("decimal(")?.strip_suffix(')')?;
             let (precision, scale) = inner.split_once(',')?;
             let (precision, scale) = (precision.trim().parse().ok()?, scale.trim().parse().ok()?);
-            if !(1..=38).contains(&precision) || scale < 0 || i16::from(scale) > i16::from(precision) {
+            if !(1..=38).contains(&precision)
+                || scale < 0
+                || i16::from(scale) > i16::from(precision)
+            {
                 return None;
             }
             DataType::Decimal128(precision, scale)

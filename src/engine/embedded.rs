@@ -43,9 +43,17 @@ impl Embedded {
     /// Threads or the spill folder cannot be made.
     pub fn start(store: Store, lake: Lake, config: &EmbeddedConfig) -> Result<Self> {
         std::fs::create_dir_all(&config.spill_folder).map_err(|error| Error::Broken {
-            cause: format!("cannot make spill folder {}: {error}", config.spill_folder.display()),
+            cause: format!(
+                "cannot make spill folder {}: {error}",
+                config.spill_folder.display()
+            ),
         })?;
-        let sessions = Sessions::new(store, lake.clone(), config.memory_bytes, &config.spill_folder)?;
+        let sessions = Sessions::new(
+            store,
+            lake.clone(),
+            config.memory_bytes,
+            &config.spill_folder,
+        )?;
         Ok(Self {
             sessions,
             lake,
@@ -60,7 +68,10 @@ impl Embedded {
 
     async fn compute(self, work: PartitionWork) -> Result<Computed> {
         for source in &work.inputs.sources {
-            let window = source.window(crate::time::Interval::new(work.partition.start, work.partition.end));
+            let window = source.window(crate::time::Interval::new(
+                work.partition.start,
+                work.partition.end,
+            ));
             for file in source.files_in(&window) {
                 file.check_unchanged()?;
             }
@@ -74,7 +85,9 @@ impl Embedded {
         let physical = context.state().create_physical_plan(&logical).await?;
         let mut batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
         let table = &work.inputs.transform.spec.output_table;
-        let mut writer = self.lake.stage(table, work.partition.start, &work.attempt)?;
+        let mut writer = self
+            .lake
+            .stage(table, work.partition.start, &work.attempt)?;
         while let Some(batch) = batches.next().await {
             writer.write(&batch?)?;
         }
@@ -94,7 +107,9 @@ impl Engine for Embedded {
         let computing = Box::pin(self.clone().compute(work));
         // Cancelled at its next batch; what it staged is removed before the task ends.
         let task = handle.spawn(async move { cancel.run_until_cancelled_owned(computing).await });
-        let outcome = task.await.map(|outcome| outcome.unwrap_or(Err(Error::Stopped)));
+        let outcome = task
+            .await
+            .map(|outcome| outcome.unwrap_or(Err(Error::Stopped)));
         match outcome {
             Ok(outcome) => outcome,
             Err(error) if error.is_cancelled() => Err(Error::Stopped),
@@ -111,7 +126,10 @@ fn rows_from_files(plan: &Arc<dyn ExecutionPlan>) -> u64 {
     if plan.name() != "DataSourceExec" {
         return below;
     }
-    let rows = plan.metrics().and_then(|metrics| metrics.output_rows()).unwrap_or(0);
+    let rows = plan
+        .metrics()
+        .and_then(|metrics| metrics.output_rows())
+        .unwrap_or(0);
     below + rows as u64
 }
 
@@ -131,7 +149,9 @@ impl EngineThreads {
             .map_err(|error| Error::Broken {
                 cause: format!("cannot start the engine's threads: {error}"),
             })?;
-        Ok(Self { runtime: Some(runtime) })
+        Ok(Self {
+            runtime: Some(runtime),
+        })
     }
 
     fn handle(&self) -> Option<&Handle> {

@@ -2,10 +2,7 @@
 
 use std::{any::Any, fmt, sync::Arc};
 
-use arrow::{
-    datatypes::SchemaRef,
-    record_batch::RecordBatch,
-};
+use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
@@ -47,7 +44,12 @@ pub(super) struct EntityTable {
 }
 
 impl EntityTable {
-    pub(super) fn new(store: Store, entity_type: Arc<EntityType>, view: View, basis: SysTime) -> Self {
+    pub(super) fn new(
+        store: Store,
+        entity_type: Arc<EntityType>,
+        view: View,
+        basis: SysTime,
+    ) -> Self {
         let schema = match view {
             View::AsOf(_) => columns::as_of_schema(&entity_type),
             View::History(_) => columns::history_schema(&entity_type),
@@ -115,7 +117,12 @@ struct EntityPass {
 
 impl fmt::Debug for EntityPass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EntityPass({}, {:?})", self.entity_type.name, self.view)
+        write!(
+            f,
+            "EntityPass({}, {:?})",
+            self.entity_type.name(),
+            self.view
+        )
     }
 }
 
@@ -131,12 +138,24 @@ impl PartitionStream for EntityPass {
         let batches: Box<dyn Iterator<Item = Result<RecordBatch>> + Send> = match self.view {
             View::AsOf(instant) => Box::new(
                 self.store
-                    .scan_batches(&self.entity_type, instant, self.basis, projection, batch_rows)
+                    .scan_batches(
+                        &self.entity_type,
+                        instant,
+                        self.basis,
+                        projection,
+                        batch_rows,
+                    )
                     .map(|batch| batch.map_err(external)),
             ),
             View::History(window) => Box::new(
                 self.store
-                    .history_batches(&self.entity_type, window, self.basis, projection, batch_rows)
+                    .history_batches(
+                        &self.entity_type,
+                        window,
+                        self.basis,
+                        projection,
+                        batch_rows,
+                    )
                     .map(|batch| batch.map_err(external)),
             ),
         };

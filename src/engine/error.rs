@@ -76,7 +76,10 @@ impl Error {
     pub fn retryable(&self) -> bool {
         match self {
             Self::FileUnreachable { .. } | Self::Stopped => true,
-            Self::Definition(_) | Self::SourceUnusable { .. } | Self::FileChanged { .. } | Self::Broken { .. } => false,
+            Self::Definition(_)
+            | Self::SourceUnusable { .. }
+            | Self::FileChanged { .. }
+            | Self::Broken { .. } => false,
             Self::Query(error) => passing_fault(error),
             Self::Lake(error) => matches!(
                 error.kind(),
@@ -107,7 +110,9 @@ fn passing_fault(error: &DataFusionError) -> bool {
     let root = error.find_root();
     if matches!(
         root,
-        DataFusionError::IoError(_) | DataFusionError::ObjectStore(_) | DataFusionError::ResourcesExhausted(_)
+        DataFusionError::IoError(_)
+            | DataFusionError::ObjectStore(_)
+            | DataFusionError::ResourcesExhausted(_)
     ) {
         return true;
     }
@@ -143,9 +148,9 @@ impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Definition(_) => ErrorKind::InvalidArgument,
-            Self::SourceUnusable { .. } | Self::FileChanged { .. } | Self::FileUnreachable { .. } => {
-                ErrorKind::FailedPrecondition
-            }
+            Self::SourceUnusable { .. }
+            | Self::FileChanged { .. }
+            | Self::FileUnreachable { .. } => ErrorKind::FailedPrecondition,
             Self::Query(_) => ErrorKind::InvalidArgument,
             Self::Lake(error) => error.kind(),
             Self::Store(error) => error.kind(),

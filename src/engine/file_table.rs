@@ -87,7 +87,10 @@ impl TableProvider for FileTable {
         TableType::Base
     }
 
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
         // Row groups are pruned by statistics; the rows themselves are filtered above.
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }

@@ -24,9 +24,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-pub use session::Sessions;
 pub use embedded::{Embedded, EmbeddedConfig};
 pub use error::Error;
+pub use session::Sessions;
 pub use source::{PinnedSource, SourceFile};
 
 use crate::{

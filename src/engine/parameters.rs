@@ -22,7 +22,12 @@ const END: &str = "$partition_end";
 /// # Errors
 /// [`Error::Definition`] for a statement that is no query, and for any other parameter.
 pub(super) fn bind(statement: Statement, window: &Interval<ValidTime>) -> Result<Statement> {
-    let not_a_query = || Error::definition("transform.sql", "it must be one query (SELECT … or WITH … SELECT …)");
+    let not_a_query = || {
+        Error::definition(
+            "transform.sql",
+            "it must be one query (SELECT … or WITH … SELECT …)",
+        )
+    };
     let Statement::Statement(mut statement) = statement else {
         return Err(not_a_query());
     };

@@ -17,9 +17,10 @@ use datafusion::{
     physical_expr::EquivalenceProperties,
     physical_optimizer::PhysicalOptimizerRule,
     physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties,
-        coalesce_partitions::CoalescePartitionsExec, limit::GlobalLimitExec, repartition::RepartitionExec,
-        sorts::sort_preserving_merge::SortPreservingMergeExec, stream::RecordBatchStreamAdapter,
+        DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
+        PlanProperties, coalesce_partitions::CoalescePartitionsExec, limit::GlobalLimitExec,
+        repartition::RepartitionExec, sorts::sort_preserving_merge::SortPreservingMergeExec,
+        stream::RecordBatchStreamAdapter,
     },
 };
 use futures::{StreamExt, TryStreamExt};
@@ -29,7 +30,11 @@ use futures::{StreamExt, TryStreamExt};
 pub(super) struct SequentialMerges;
 
 impl PhysicalOptimizerRule for SequentialMerges {
-    fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _config: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _config: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let rewritten = plan.transform_up(|node| Ok(replace(node)))?;
         Ok(sequential(rewritten.data))
     }
@@ -129,7 +134,11 @@ impl ExecutionPlan for SequentialExec {
         }
     }
 
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+    fn execute(
+        &self,
+        partition: usize,
+        context: Arc<TaskContext>,
+    ) -> Result<SendableRecordBatchStream> {
         if partition != 0 {
             return internal_err!("SequentialExec has one partition, not {partition}");
         }
@@ -139,6 +148,9 @@ impl ExecutionPlan for SequentialExec {
         let streams = futures::stream::iter(0..count)
             .map(move |index| input.execute(index, Arc::clone(&context)))
             .try_flatten();
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), streams)))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(
+            self.schema(),
+            streams,
+        )))
     }
 }

@@ -17,8 +17,8 @@ use datafusion::{
     catalog::MemoryCatalogProviderList,
     datasource::file_format::parquet::ParquetFormat,
     execution::{
-        SessionState, SessionStateBuilder, disk_manager::DiskManagerBuilder, memory_pool::FairSpillPool,
-        runtime_env::RuntimeEnvBuilder,
+        SessionState, SessionStateBuilder, disk_manager::DiskManagerBuilder,
+        memory_pool::FairSpillPool, runtime_env::RuntimeEnvBuilder,
     },
     logical_expr::{Expr, LogicalPlan, ScalarUDF, col, lit},
     prelude::{SessionConfig, SessionContext},
@@ -87,7 +87,9 @@ impl Sessions {
             .with_temp_file_path(spill_folder)
             .build_arc()?;
         // One stream per partition of a backfill: partitions run beside each other instead.
-        let mut config = SessionConfig::new().with_target_partitions(1).with_collect_statistics(false);
+        let mut config = SessionConfig::new()
+            .with_target_partitions(1)
+            .with_collect_statistics(false);
         config.options_mut().sql_parser.collect_spans = true;
         let template = SessionStateBuilder::new()
             .with_config(config)
@@ -95,7 +97,11 @@ impl Sessions {
             .with_default_features()
             .with_physical_optimizer_rule(Arc::new(SequentialMerges))
             .build();
-        Ok(Self { template, store, lake })
+        Ok(Self {
+            template,
+            store,
+            lake,
+        })
     }
 
     /// The state that all sessions start from.
@@ -152,15 +158,26 @@ impl Sessions {
         let table = FileTable::new(format_of(source), &schema, source.hive.is_some(), files);
         let zone_days = PartitionCalendar::new(Grain::Daily, inputs.transform.spec.zone);
         let mut rows = context.read_table(Arc::new(table))?;
-        rows = rows.filter(event_time_cut(&schema, &source.event_time_column, &window, &zone_days)?)?;
-        if let (Some(column), Scope::Partition { basis, .. }) = (&source.available_at_column, scope) {
+        rows = rows.filter(event_time_cut(
+            &schema,
+            &source.event_time_column,
+            &window,
+            &zone_days,
+        )?)?;
+        if let (Some(column), Scope::Partition { basis, .. }) = (&source.available_at_column, scope)
+        {
             rows = rows.filter(available_cut(&schema, column, *basis)?)?;
         }
         context.register_table(source.name.as_str(), rows.into_view())?;
         Ok(())
     }
 
-    fn add_entity(&self, context: &SessionContext, entity: &PinnedEntity, scope: &Scope) -> Result<()> {
+    fn add_entity(
+        &self,
+        context: &SessionContext,
+        entity: &PinnedEntity,
+        scope: &Scope,
+    ) -> Result<()> {
         let entity_type = &entity.entity_type;
         let window = scope.window();
         let end = window.to.unwrap_or(window.from);
@@ -189,13 +206,24 @@ impl Sessions {
                 basis,
             ))
         };
-        context.register_table(entity_type.name.as_str(), table(View::AsOf(instant)))?;
-        context.register_table(format!("{}_history", entity_type.name), table(View::History(window)))?;
-        context.register_udf(ScalarUDF::new_from_impl(AsOf::new(Arc::clone(entity_type), world)));
+        context.register_table(entity_type.name(), table(View::AsOf(instant)))?;
+        context.register_table(
+            format!("{}_history", entity_type.name()),
+            table(View::History(window)),
+        )?;
+        context.register_udf(ScalarUDF::new_from_impl(AsOf::new(
+            Arc::clone(entity_type),
+            world,
+        )));
         Ok(())
     }
 
-    fn add_prior(&self, context: &SessionContext, inputs: &PinnedInputs, scope: &Scope) -> Result<()> {
+    fn add_prior(
+        &self,
+        context: &SessionContext,
+        inputs: &PinnedInputs,
+        scope: &Scope,
+    ) -> Result<()> {
         let transform = &inputs.transform;
         let schema = schema_of(&transform.columns)?;
         let files = match scope {
@@ -222,7 +250,7 @@ fn prior_range(inputs: &PinnedInputs, start: ValidTime) -> Interval<ValidTime> {
         Some(count) => spec
             .calendar()
             .nth_before(start, count)
-            .unwrap_or(ValidTime::MIN),
+            .map_or(ValidTime::MIN, |partition| partition.start),
     };
     Interval::new(from, start)
 }
@@ -272,7 +300,11 @@ fn available_cut(schema: &SchemaRef, column: &str, basis: SysTime) -> Result<Exp
     let name = col(datafusion::common::Column::from_name(column));
     let after = basis.saturating_add_micros(1);
     let utc_days = PartitionCalendar::new(Grain::Daily, chrono_tz::UTC);
-    let bound = first_at_or_after(&data_type, ValidTime::from_micros(after.micros()), &utc_days)?;
+    let bound = first_at_or_after(
+        &data_type,
+        ValidTime::from_micros(after.micros()),
+        &utc_days,
+    )?;
     Ok(name.lt(lit(bound)))
 }
 
@@ -287,16 +319,26 @@ fn time_type(schema: &SchemaRef, column: &str) -> Result<DataType> {
 
 /// The first value of a time column's type that lies at or after `instant`. Dates stand for their first instant on the
 /// calendar of `days`.
-fn first_at_or_after(data_type: &DataType, instant: ValidTime, days: &PartitionCalendar) -> Result<ScalarValue> {
+fn first_at_or_after(
+    data_type: &DataType,
+    instant: ValidTime,
+    days: &PartitionCalendar,
+) -> Result<ScalarValue> {
     let micros = instant.micros();
     match data_type {
         DataType::Timestamp(unit, zone) => {
             let zone = zone.clone();
             Ok(match unit {
-                TimeUnit::Second => ScalarValue::TimestampSecond(Some(ceil_div(micros, 1_000_000)), zone),
-                TimeUnit::Millisecond => ScalarValue::TimestampMillisecond(Some(ceil_div(micros, 1_000)), zone),
+                TimeUnit::Second => {
+                    ScalarValue::TimestampSecond(Some(ceil_div(micros, 1_000_000)), zone)
+                }
+                TimeUnit::Millisecond => {
+                    ScalarValue::TimestampMillisecond(Some(ceil_div(micros, 1_000)), zone)
+                }
                 TimeUnit::Microsecond => ScalarValue::TimestampMicrosecond(Some(micros), zone),
-                TimeUnit::Nanosecond => ScalarValue::TimestampNanosecond(Some(micros.saturating_mul(1_000)), zone),
+                TimeUnit::Nanosecond => {
+                    ScalarValue::TimestampNanosecond(Some(micros.saturating_mul(1_000)), zone)
+                }
             })
         }
         DataType::Date32 => Ok(ScalarValue::Date32(Some(date_at_or_after(instant, days)?))),
@@ -315,9 +357,16 @@ fn date_at_or_after(instant: ValidTime, days: &PartitionCalendar) -> Result<i32>
     let day = days
         .partition_containing(instant)
         .map_err(|error| broken(error.to_string()))?;
-    let date = chrono::NaiveDate::parse_from_str(&day.label, "%Y-%m-%d").map_err(|error| broken(error.to_string()))?;
-    let epoch_days = date.signed_duration_since(chrono::NaiveDate::default()).num_days();
-    let first = if day.start == instant { epoch_days } else { epoch_days + 1 };
+    let date = chrono::NaiveDate::parse_from_str(&day.label, "%Y-%m-%d")
+        .map_err(|error| broken(error.to_string()))?;
+    let epoch_days = date
+        .signed_duration_since(chrono::NaiveDate::default())
+        .num_days();
+    let first = if day.start == instant {
+        epoch_days
+    } else {
+        epoch_days + 1
+    };
     i32::try_from(first).map_err(|error| broken(error.to_string()))
 }
 
@@ -336,13 +385,32 @@ mod tests {
             )
             .expect("a time type")
         };
-        assert_eq!(second(10_000_000), ScalarValue::TimestampSecond(Some(10), None));
-        assert_eq!(second(10_000_001), ScalarValue::TimestampSecond(Some(11), None));
+        assert_eq!(
+            second(10_000_000),
+            ScalarValue::TimestampSecond(Some(10), None)
+        );
+        assert_eq!(
+            second(10_000_001),
+            ScalarValue::TimestampSecond(Some(11), None)
+        );
         assert_eq!(second(-1), ScalarValue::TimestampSecond(Some(0), None));
         let date = |text| {
-            first_at_or_after(&DataType::Date32, ValidTime::parse(text).expect("instant"), &days).expect("a time type")
+            first_at_or_after(
+                &DataType::Date32,
+                ValidTime::parse(text).expect("instant"),
+                &days,
+            )
+            .expect("a time type")
         };
-        assert_eq!(date("1970-01-02T05:00:00Z"), ScalarValue::Date32(Some(1)), "local midnight");
-        assert_eq!(date("1970-01-02T05:00:01Z"), ScalarValue::Date32(Some(2)), "just after it");
+        assert_eq!(
+            date("1970-01-02T05:00:00Z"),
+            ScalarValue::Date32(Some(1)),
+            "local midnight"
+        );
+        assert_eq!(
+            date("1970-01-02T05:00:01Z"),
+            ScalarValue::Date32(Some(2)),
+            "just after it"
+        );
     }
 }

@@ -36,7 +36,9 @@ impl BackfillService for BackfillApi {
     ) -> Result<Response<pb::PlanBackfillResponse>, Status> {
         let pb::PlanBackfillRequest { spec } = request.into_inner();
         let spec = convert::spec(spec).map_err(|error| to_status(&error))?;
-        let plan = Box::pin(self.backfills.plan(&spec)).await.map_err(|error| to_status(&error))?;
+        let plan = Box::pin(self.backfills.plan(&spec))
+            .await
+            .map_err(|error| to_status(&error))?;
         let plan_hash = plan.hash().map_err(|error| to_status(&error))?;
         Ok(Response::new(pb::PlanBackfillResponse {
             plan: Some(convert::plan_to_wire(&plan, plan_hash)),
@@ -123,9 +125,12 @@ impl BackfillService for BackfillApi {
         let states = convert::partition_states_from_wire("states", &states).map_err(refused)?;
         let skip = match page_token.as_str() {
             "" => 0,
-            token => token
-                .parse()
-                .map_err(|_| refused(Violation::new("page_token", "it is not one that this server gave")))?,
+            token => token.parse().map_err(|_| {
+                refused(Violation::new(
+                    "page_token",
+                    "it is not one that this server gave",
+                ))
+            })?,
         };
         let (partitions, next) = self
             .backfills
@@ -144,20 +149,31 @@ impl BackfillService for BackfillApi {
         request: Request<pb::CancelBackfillRequest>,
     ) -> Result<Response<pb::CancelBackfillResponse>, Status> {
         let name = request.into_inner().name;
-        let (record, state) = self.backfills.cancel(&name).await.map_err(|error| to_status(&error))?;
+        let (record, state) = self
+            .backfills
+            .cancel(&name)
+            .await
+            .map_err(|error| to_status(&error))?;
         Ok(Response::new(pb::CancelBackfillResponse {
             backfill: Some(convert::backfill_to_wire(&record, &state)),
         }))
     }
 
-    type WatchBackfillStream = Pin<Box<dyn Stream<Item = Result<pb::WatchBackfillResponse, Status>> + Send>>;
+    type WatchBackfillStream =
+        Pin<Box<dyn Stream<Item = Result<pb::WatchBackfillResponse, Status>> + Send>>;
 
     async fn watch_backfill(
         &self,
         request: Request<pb::WatchBackfillRequest>,
     ) -> Result<Response<Self::WatchBackfillStream>, Status> {
-        let pb::WatchBackfillRequest { name, after_sequence } = request.into_inner();
-        let (record, _) = self.backfills.get(&name).map_err(|error| to_status(&error))?;
+        let pb::WatchBackfillRequest {
+            name,
+            after_sequence,
+        } = request.into_inner();
+        let (record, _) = self
+            .backfills
+            .get(&name)
+            .map_err(|error| to_status(&error))?;
         let items = self
             .backfills
             .watch(&name, after_sequence)

@@ -53,7 +53,8 @@ impl CatalogService for CatalogApi {
         request: Request<pb::CreateSourceRequest>,
     ) -> Result<Response<pb::CreateSourceResponse>, Status> {
         let request = request.into_inner();
-        let mut declared = convert::source(request, self.clock.now_micros()).map_err(|error| to_status(&error))?;
+        let mut declared =
+            convert::source(request, self.clock.now_micros()).map_err(|error| to_status(&error))?;
         if let Some(existing) = self.already_declared(&declared) {
             return Ok(Response::new(pb::CreateSourceResponse {
                 source: Some(convert::source_to_wire(&existing)),
@@ -90,7 +91,10 @@ impl CatalogService for CatalogApi {
     ) -> Result<Response<pb::ListSourcesResponse>, Status> {
         let sources = self.catalog.sources();
         Ok(Response::new(pb::ListSourcesResponse {
-            sources: sources.iter().map(|source| convert::source_to_wire(source)).collect(),
+            sources: sources
+                .iter()
+                .map(|source| convert::source_to_wire(source))
+                .collect(),
         }))
     }
 
@@ -169,7 +173,10 @@ impl CatalogService for CatalogApi {
         let lake = self.lake.clone();
         let tables = blocking(move || {
             let names = lake.tables()?;
-            names.iter().map(|name| lake.table(name)).collect::<Result<Vec<_>, _>>()
+            names
+                .iter()
+                .map(|name| lake.table(name))
+                .collect::<Result<Vec<_>, _>>()
         })
         .await?;
         Ok(Response::new(pb::ListTablesResponse {
@@ -184,7 +191,8 @@ impl CatalogService for CatalogApi {
         }))
     }
 
-    type ReadTableStream = Pin<Box<dyn Stream<Item = Result<pb::ReadTableResponse, Status>> + Send>>;
+    type ReadTableStream =
+        Pin<Box<dyn Stream<Item = Result<pb::ReadTableResponse, Status>> + Send>>;
 
     async fn read_table(
         &self,

@@ -8,7 +8,9 @@ use crate::error::{Classify, ErrorKind};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another process has the folder open.
-    #[error("cannot open data folder {folder:?}: another process has it open; stop that process or name another folder")]
+    #[error(
+        "cannot open data folder {folder:?}: another process has it open; stop that process or name another folder"
+    )]
     Locked {
         /// The data folder.
         folder: PathBuf,
@@ -22,7 +24,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The files in the folder cannot be read.
-    #[error("cannot open data folder {folder:?}: its files are damaged ({cause}); restore them from a backup")]
+    #[error(
+        "cannot open data folder {folder:?}: its files are damaged ({cause}); restore them from a backup"
+    )]
     Damaged {
         /// The data folder.
         folder: PathBuf,

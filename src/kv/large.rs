@@ -64,7 +64,10 @@ impl Keyspace {
 
     /// The large values whose keys start with `prefix`, ascending, with their keys. An item is an error when its value
     /// cannot be read; the values after it still come.
-    pub fn large_prefix(&self, prefix: &[u8]) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>)>> + Send + use<> {
+    pub fn large_prefix(
+        &self,
+        prefix: &[u8],
+    ) -> impl Iterator<Item = Result<(Vec<u8>, Vec<u8>)>> + Send + use<> {
         let keyspace = self.clone();
         let mut escaped = Vec::with_capacity(prefix.len() + TERMINATOR.len());
         escape_into(prefix, &mut escaped);

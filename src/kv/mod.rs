@@ -49,7 +49,7 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::Locked`] when another process has it open; [`Error::Damaged`] when its files cannot be read;
-    /// [`Error::Io`] otherwise.
+    /// [`Error::Open`] otherwise.
     pub fn open(folder: &Path, cache_bytes: u64) -> Result<Self> {
         let io_error = |source| Error::Open {
             folder: folder.to_owned(),
@@ -168,12 +168,19 @@ impl Keyspace {
     }
 
     /// The entries with keys in `[from, to)`, ascending; from either end.
-    pub fn range(&self, from: &[u8], to: &[u8]) -> impl DoubleEndedIterator<Item = Result<Entry>> + Send + use<> {
+    pub fn range(
+        &self,
+        from: &[u8],
+        to: &[u8],
+    ) -> impl DoubleEndedIterator<Item = Result<Entry>> + Send + use<> {
         self.tree.range(from..to).map(|entry| Ok(entry?))
     }
 
     /// The entries whose keys start with `prefix`, ascending; from either end.
-    pub fn prefix(&self, prefix: &[u8]) -> impl DoubleEndedIterator<Item = Result<Entry>> + Send + use<> {
+    pub fn prefix(
+        &self,
+        prefix: &[u8],
+    ) -> impl DoubleEndedIterator<Item = Result<Entry>> + Send + use<> {
         self.tree.scan_prefix(prefix).map(|entry| Ok(entry?))
     }
 }
@@ -181,7 +188,9 @@ impl Keyspace {
 fn check_poison(poison: &OnceLock<String>) -> Result<()> {
     match poison.get() {
         None => Ok(()),
-        Some(cause) => Err(Error::Poisoned { cause: cause.clone() }),
+        Some(cause) => Err(Error::Poisoned {
+            cause: cause.clone(),
+        }),
     }
 }
 
@@ -215,7 +224,8 @@ fn open_sled(folder: &Path, cache_bytes: u64) -> Result<sled::Db> {
 
 /// sled wraps the lock's `WouldBlock` in an error of kind `Other` and keeps only its text.
 fn is_lock_conflict(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::WouldBlock || error.to_string().contains("could not acquire lock")
+    error.kind() == std::io::ErrorKind::WouldBlock
+        || error.to_string().contains("could not acquire lock")
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
@@ -248,7 +258,11 @@ fn probe_path(folder: &Path) -> PathBuf {
 
 #[cfg(target_os = "linux")]
 fn open_probe(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().create(true).write(true).truncate(true).open(path)
+    OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(true)
+        .open(path)
 }
 
 /// Makes the folder's entries durable: its files' names, not their contents.
@@ -292,9 +306,21 @@ mod tests {
         assert_eq!(keyspace.get_large(b"b").expect("read"), Some(Vec::new()));
         assert_eq!(keyspace.get_large(b"c").expect("read"), None);
         keyspace.insert_large(b"a", b"short").expect("insert");
-        assert_eq!(keyspace.get_large(b"a").expect("read"), Some(b"short".to_vec()));
-        let all: Vec<_> = keyspace.large_prefix(b"").map(|entry| entry.expect("entry")).collect();
-        assert_eq!(all, vec![(b"a".to_vec(), b"short".to_vec()), (b"b".to_vec(), Vec::new())]);
+        assert_eq!(
+            keyspace.get_large(b"a").expect("read"),
+            Some(b"short".to_vec())
+        );
+        let all: Vec<_> = keyspace
+            .large_prefix(b"")
+            .map(|entry| entry.expect("entry"))
+            .collect();
+        assert_eq!(
+            all,
+            vec![
+                (b"a".to_vec(), b"short".to_vec()),
+                (b"b".to_vec(), Vec::new())
+            ]
+        );
         keyspace.remove_large(b"a").expect("remove");
         assert_eq!(keyspace.prefix(b"").count(), 1, "no part of a is left");
     }

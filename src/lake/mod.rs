@@ -120,14 +120,13 @@ impl Lake {
 
     /// Makes the table with the columns that [`output_schema`] gave, or adds what it lacks of them.
     ///
-    /// A new column must be nullable: rows written before are null there. A column that may now be null may from then on
-    /// be null in the table.
+    /// Rows written before are null in a new column, so it may be null in the table. A column that may now be null may from
+    /// then on be null in the table.
     ///
     /// **Durability**: the table is on disk when this returns.
     ///
     /// # Errors
-    /// [`Error::Owned`] when another transform made it; [`Error::SchemaConflict`] when a column is gone, has another type,
-    /// or is new and never null; [`Error::BadName`]; [`Error::Conflict`] when it moved at every try.
+    /// [`Error::Owned`] when another transform made it; [`Error::SchemaConflict`] when a column is gone or has another type; [`Error::BadName`]; [`Error::Conflict`] when it moved at every try.
     pub fn ensure_table(&self, name: &str, columns: &Schema, owner_transform: &str) -> Result<()> {
         let table = self.slot(name)?;
         table.update(&self.shared.catalog, |head| {
@@ -138,6 +137,22 @@ impl Lake {
             };
             Ok(((), next))
         })
+    }
+
+    /// Whether [`Lake::ensure_table`] would succeed; changes nothing.
+    ///
+    /// # Errors
+    /// As [`Lake::ensure_table`].
+    pub fn check_table(&self, name: &str, columns: &Schema, owner_transform: &str) -> Result<()> {
+        let table = self.slot(name)?;
+        let head = match table.existing_head(&self.shared.catalog) {
+            Ok(head) => head,
+            Err(Error::TableNotFound { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let now_micros = self.shared.clock.now_micros();
+        table.evolve(&head, columns, owner_transform, now_micros)?;
+        Ok(())
     }
 
     /// Begins to stage the rows of one partition. Nothing of it is visible before [`Lake::commit`].

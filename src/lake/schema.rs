@@ -188,7 +188,7 @@ fn with_id(field: &FieldRef, next_id: &mut i32) -> FieldRef {
 /// on be null in the table.
 ///
 /// # Errors
-/// [`Error::SchemaConflict`] when a column is gone, has another type, or is new and not nullable.
+/// [`Error::SchemaConflict`] when a column is gone or has another type.
 pub(super) fn evolve(
     table: &str,
     current: &TableSchemaRef,
@@ -229,13 +229,9 @@ pub(super) fn evolve(
         .fields()
         .iter()
         .filter(|field| stored.field_with_name(field.name()).is_err())
-        .cloned()
+        // Rows written before have no value for it.
+        .map(|field| Arc::new(field.as_ref().clone().with_nullable(true)))
         .collect();
-    if let Some(field) = added.iter().find(|field| !field.is_nullable()) {
-        let problem =
-            "it is new and never null, and rows written before have no value for it".to_owned();
-        return Err(conflict(field.name(), problem));
-    }
     if added.is_empty() && !changed {
         return Ok(None);
     }

@@ -70,7 +70,10 @@ mod tests {
         let right = Interval::starting_at(5);
         assert!(!left.overlaps(&right));
         assert!(left.contains(4) && !left.contains(5) && right.contains(5));
-        assert_eq!(left.intersection(&Interval::new(3, 9)), Some(Interval::new(3, 5)));
+        assert_eq!(
+            left.intersection(&Interval::new(3, 9)),
+            Some(Interval::new(3, 5))
+        );
         assert!(right.covers(&Interval::new(7, 9)) && !left.covers(&right) && right.covers(&right));
         assert!(Interval::new(5, 5).is_empty() && Interval::new(6, 5).is_empty());
     }

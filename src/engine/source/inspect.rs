@@ -7,7 +7,7 @@ use datafusion::{
     datasource::file_format::{FileFormat, csv::CsvFormat, parquet::ParquetFormat},
     execution::SessionState,
 };
-use object_store::{ObjectStore, local::LocalFileSystem};
+use object_store::{ObjectStore, ObjectStoreExt, local::LocalFileSystem};
 use parquet::arrow::parquet_to_arrow_schema;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
@@ -95,7 +95,10 @@ fn with_hive_column(source: &Source, schema: SchemaRef) -> Result<SchemaRef> {
     if schema.field_with_name(&hive.column).is_ok() {
         return Err(Error::definition(
             "source.hive.column",
-            format!("the files hold a column {:?} themselves; name the folders otherwise", hive.column),
+            format!(
+                "the files hold a column {:?} themselves; name the folders otherwise",
+                hive.column
+            ),
         ));
     }
     let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
@@ -104,7 +107,11 @@ fn with_hive_column(source: &Source, schema: SchemaRef) -> Result<SchemaRef> {
 }
 
 fn check_declared_columns(source: &Source, schema: &Schema) -> Result<()> {
-    check_time_column(schema, "source.event_time_column", &source.event_time_column)?;
+    check_time_column(
+        schema,
+        "source.event_time_column",
+        &source.event_time_column,
+    )?;
     if let Some(column) = &source.available_at_column {
         check_time_column(schema, "source.available_at_column", column)?;
     }
@@ -112,7 +119,10 @@ fn check_declared_columns(source: &Source, schema: &Schema) -> Result<()> {
         if schema.field_with_name(name).is_err() {
             return Err(Error::definition(
                 format!("source.csv_types[{name:?}]"),
-                format!("there is no column {name:?}; there are: {}", column_names(schema)),
+                format!(
+                    "there is no column {name:?}; there are: {}",
+                    column_names(schema)
+                ),
             ));
         }
     }
@@ -123,20 +133,29 @@ fn check_time_column(schema: &Schema, field: &str, column: &str) -> Result<()> {
     let Ok(found) = schema.field_with_name(column) else {
         return Err(Error::definition(
             field,
-            format!("there is no column {column:?}; there are: {}", column_names(schema)),
+            format!(
+                "there is no column {column:?}; there are: {}",
+                column_names(schema)
+            ),
         ));
     };
     match found.data_type() {
         DataType::Timestamp(_, _) | DataType::Date32 => Ok(()),
         other => Err(Error::definition(
             field,
-            format!("column {column:?} is {other}, not a timestamp or a date; for CSV, csv_types can say so"),
+            format!(
+                "column {column:?} is {other}, not a timestamp or a date; for CSV, csv_types can say so"
+            ),
         )),
     }
 }
 
 fn column_names(schema: &Schema) -> String {
-    let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+    let names: Vec<_> = schema
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .collect();
     names.join(", ")
 }
 
@@ -145,7 +164,10 @@ fn column_names(schema: &Schema) -> String {
 ///
 /// # Errors
 /// [`Error::SourceUnusable`] naming the file and the column.
-pub fn check_columns<'a>(source: &Source, files: impl Iterator<Item = &'a SourceFile>) -> Result<()> {
+pub fn check_columns<'a>(
+    source: &Source,
+    files: impl Iterator<Item = &'a SourceFile>,
+) -> Result<()> {
     for file in files {
         let names = match source.format {
             SourceFormat::Parquet => parquet_columns(&file.path),
@@ -153,10 +175,9 @@ pub fn check_columns<'a>(source: &Source, files: impl Iterator<Item = &'a Source
         }
         .map_err(|problem| unusable(source, format!("{}: {problem}", file.path.display())))?;
         let hive_column = source.hive.as_ref().map(|hive| hive.column.as_str());
-        let gone = source
-            .columns
-            .iter()
-            .find(|column| Some(column.name.as_str()) != hive_column && !names.contains(&column.name));
+        let gone = source.columns.iter().find(|column| {
+            Some(column.name.as_str()) != hive_column && !names.contains(&column.name)
+        });
         if let Some(column) = gone {
             return Err(unusable(
                 source,
@@ -175,8 +196,13 @@ fn parquet_columns(path: &Path) -> std::result::Result<Vec<String>, String> {
     let file = File::open(path).map_err(|error| error.to_string())?;
     let reader = SerializedFileReader::new(file).map_err(|error| error.to_string())?;
     let metadata = reader.metadata().file_metadata();
-    let schema = parquet_to_arrow_schema(metadata.schema_descr(), None).map_err(|error| error.to_string())?;
-    Ok(schema.fields().iter().map(|field| field.name().clone()).collect())
+    let schema = parquet_to_arrow_schema(metadata.schema_descr(), None)
+        .map_err(|error| error.to_string())?;
+    Ok(schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect())
 }
 
 fn csv_columns(path: &Path, delimiter: u8) -> std::result::Result<Vec<String>, String> {
@@ -184,8 +210,14 @@ fn csv_columns(path: &Path, delimiter: u8) -> std::result::Result<Vec<String>, S
     let format = arrow::csv::reader::Format::default()
         .with_header(true)
         .with_delimiter(delimiter);
-    let (schema, _) = format.infer_schema(file, Some(0)).map_err(|error| error.to_string())?;
-    Ok(schema.fields().iter().map(|field| field.name().clone()).collect())
+    let (schema, _) = format
+        .infer_schema(file, Some(0))
+        .map_err(|error| error.to_string())?;
+    Ok(schema
+        .fields()
+        .iter()
+        .map(|field| field.name().clone())
+        .collect())
 }
 
 /// The reader of the source's format.
@@ -202,8 +234,11 @@ pub(in crate::engine) fn format_of(source: &Source) -> Arc<dyn FileFormat> {
     }
 }
 
-pub(in crate::engine) fn object_path(path: &Path) -> std::result::Result<object_store::path::Path, String> {
-    object_store::path::Path::from_absolute_path(path).map_err(|error| format!("{}: {error}", path.display()))
+pub(in crate::engine) fn object_path(
+    path: &Path,
+) -> std::result::Result<object_store::path::Path, String> {
+    object_store::path::Path::from_absolute_path(path)
+        .map_err(|error| format!("{}: {error}", path.display()))
 }
 
 fn unusable(source: &Source, problem: String) -> Error {

@@ -62,8 +62,8 @@ pub fn list_files(source: &Source) -> Result<Vec<SourceFile>> {
         problem,
     };
     let location = &source.location;
-    let metadata =
-        fs::metadata(location).map_err(|error| unusable(format!("location {}: {error}", location.display())))?;
+    let metadata = fs::metadata(location)
+        .map_err(|error| unusable(format!("location {}: {error}", location.display())))?;
     let mut paths = Vec::new();
     if metadata.is_file() {
         paths.push(location.clone());
@@ -78,19 +78,26 @@ pub fn list_files(source: &Source) -> Result<Vec<SourceFile>> {
         .collect()
 }
 
-fn walk(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) -> std::result::Result<(), (PathBuf, std::io::Error)> {
+fn walk(
+    folder: &Path,
+    extension: &str,
+    found: &mut Vec<PathBuf>,
+) -> std::result::Result<(), (PathBuf, std::io::Error)> {
     let at = |error| (folder.to_owned(), error);
     for entry in fs::read_dir(folder).map_err(at)? {
         let path = entry.map_err(at)?.path();
-        let hidden = path
-            .file_name()
-            .is_none_or(|name| name.as_encoded_bytes().starts_with(b".") || name.as_encoded_bytes().starts_with(b"_"));
+        let hidden = path.file_name().is_none_or(|name| {
+            name.as_encoded_bytes().starts_with(b".") || name.as_encoded_bytes().starts_with(b"_")
+        });
         if hidden {
             continue;
         }
         if path.is_dir() {
             walk(&path, extension, found)?;
-        } else if path.extension().is_some_and(|found| found.eq_ignore_ascii_case(extension)) {
+        } else if path
+            .extension()
+            .is_some_and(|found| found.eq_ignore_ascii_case(extension))
+        {
             found.push(path);
         }
     }
@@ -109,8 +116,13 @@ fn describe(source: &Source, path: PathBuf) -> std::result::Result<SourceFile, S
                     hive.column
                 )
             })?;
-            let slice = slice_of(hive, &value)
-                .map_err(|problem| format!("{}: folder {}={value}: {problem}", path.display(), hive.column))?;
+            let slice = slice_of(hive, &value).map_err(|problem| {
+                format!(
+                    "{}: folder {}={value}: {problem}",
+                    path.display(),
+                    hive.column
+                )
+            })?;
             (Some(value), Some(slice))
         }
     };
@@ -157,7 +169,9 @@ fn slice_of(hive: &Hive, value: &str) -> std::result::Result<Interval<ValidTime>
 fn parse_local(format: &str, grain: Grain, value: &str) -> Option<NaiveDateTime> {
     let midnight = |date: NaiveDate| date.and_time(NaiveTime::MIN);
     match grain {
-        Grain::Hourly => NaiveDateTime::parse_from_str(&format!("{value} 00"), &format!("{format} %M")).ok(),
+        Grain::Hourly => {
+            NaiveDateTime::parse_from_str(&format!("{value} 00"), &format!("{format} %M")).ok()
+        }
         Grain::Daily => NaiveDate::parse_from_str(value, format).ok().map(midnight),
         Grain::Weekly => {
             let monday = format!("{value} {}", Weekday::Mon);
@@ -166,12 +180,16 @@ fn parse_local(format: &str, grain: Grain, value: &str) -> Option<NaiveDateTime>
                 .ok()
                 .map(midnight)
         }
-        Grain::Monthly => NaiveDate::parse_from_str(&format!("{value} 01"), &format!("{format} %d"))
-            .ok()
-            .map(midnight),
-        Grain::Yearly => NaiveDate::parse_from_str(&format!("{value} 01 01"), &format!("{format} %m %d"))
-            .ok()
-            .map(midnight),
+        Grain::Monthly => {
+            NaiveDate::parse_from_str(&format!("{value} 01"), &format!("{format} %d"))
+                .ok()
+                .map(midnight)
+        }
+        Grain::Yearly => {
+            NaiveDate::parse_from_str(&format!("{value} 01 01"), &format!("{format} %m %d"))
+                .ok()
+                .map(midnight)
+        }
     }
 }
 
@@ -194,11 +212,36 @@ mod tests {
     fn the_usual_form_of_every_grain_names_its_slice() {
         let zone = chrono_tz::America::New_York;
         let cases = [
-            (Grain::Hourly, "2013-02-08-13", "2013-02-08T18:00:00Z", "2013-02-08T19:00:00Z"),
-            (Grain::Daily, "2013-03-10", "2013-03-10T05:00:00Z", "2013-03-11T04:00:00Z"),
-            (Grain::Weekly, "2013-W06", "2013-02-04T05:00:00Z", "2013-02-11T05:00:00Z"),
-            (Grain::Monthly, "2013-02", "2013-02-01T05:00:00Z", "2013-03-01T05:00:00Z"),
-            (Grain::Yearly, "2013", "2013-01-01T05:00:00Z", "2014-01-01T05:00:00Z"),
+            (
+                Grain::Hourly,
+                "2013-02-08-13",
+                "2013-02-08T18:00:00Z",
+                "2013-02-08T19:00:00Z",
+            ),
+            (
+                Grain::Daily,
+                "2013-03-10",
+                "2013-03-10T05:00:00Z",
+                "2013-03-11T04:00:00Z",
+            ),
+            (
+                Grain::Weekly,
+                "2013-W06",
+                "2013-02-04T05:00:00Z",
+                "2013-02-11T05:00:00Z",
+            ),
+            (
+                Grain::Monthly,
+                "2013-02",
+                "2013-02-01T05:00:00Z",
+                "2013-03-01T05:00:00Z",
+            ),
+            (
+                Grain::Yearly,
+                "2013",
+                "2013-01-01T05:00:00Z",
+                "2014-01-01T05:00:00Z",
+            ),
         ];
         for (grain, value, from, to) in cases {
             let hive = Hive {
@@ -222,6 +265,10 @@ mod tests {
         let path = Path::new("/a/dt=1/region=eu/dt=2/part.parquet");
         assert_eq!(hive_value(path, "dt").as_deref(), Some("2"));
         assert_eq!(hive_value(path, "d"), None);
-        assert_eq!(hive_value(Path::new("/a/dt=3"), "dt"), None, "a file is no folder");
+        assert_eq!(
+            hive_value(Path::new("/a/dt=3"), "dt"),
+            None,
+            "a file is no folder"
+        );
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{catalog::grain_to_wire, duration, invalid::Invalid, time};
 use crate::{
     backfill::{
-        BackfillSpec, BackfillState, Change, Counts, DependencyShape, Event, Knowledge, PartitionState, Plan,
-        PlannedPartition, Progress, Record, State, WatchItem,
+        BackfillSpec, BackfillState, Change, Counts, DependencyShape, Event, Knowledge,
+        PartitionState, Plan, PlannedPartition, Progress, Record, State, WatchItem,
     },
     error::Violation,
     pb,
@@ -61,7 +61,10 @@ fn knowledge_from_wire(
     let delay = duration::from_wire("spec.availability_delay", availability_delay)?;
     let mode = pb::Knowledge::try_from(knowledge).unwrap_or(pb::Knowledge::Unspecified);
     if basis.is_some() && mode != pb::Knowledge::AtBasis {
-        return Err(Violation::new("spec.basis", "it goes with KNOWLEDGE_AT_BASIS only"));
+        return Err(Violation::new(
+            "spec.basis",
+            "it goes with KNOWLEDGE_AT_BASIS only",
+        ));
     }
     if delay.is_some() && mode != pb::Knowledge::AsKnownThen {
         return Err(Violation::new(
@@ -71,7 +74,10 @@ fn knowledge_from_wire(
     }
     match mode {
         pb::Knowledge::AsKnownThen => Ok(Knowledge::AsKnownThen {
-            availability_delay_micros: duration::to_micros("spec.availability_delay", delay.unwrap_or_default())?,
+            availability_delay_micros: duration::to_micros(
+                "spec.availability_delay",
+                delay.unwrap_or_default(),
+            )?,
         }),
         pb::Knowledge::AsKnownNow => Ok(Knowledge::AsKnownNow),
         pb::Knowledge::AtBasis => basis
@@ -93,7 +99,10 @@ pub(in crate::grpc) fn request_id(text: String) -> Result<Option<String>, Invali
     if text.len() > MAX_REQUEST_ID_BYTES {
         return Err(Violation::new(
             "request_id",
-            format!("it is {} bytes long, of {MAX_REQUEST_ID_BYTES} at most", text.len()),
+            format!(
+                "it is {} bytes long, of {MAX_REQUEST_ID_BYTES} at most",
+                text.len()
+            ),
         )
         .into());
     }
@@ -115,12 +124,19 @@ fn spec_to_wire(record: &Record) -> pb::BackfillSpec {
         Knowledge::AtBasis(basis) => (Some(time::to_wire(*basis)), None),
         // What was left open: the basis that was pinned.
         Knowledge::AsKnownNow => (
-            record.plan.partitions.first().map(|planned| time::to_wire(planned.basis)),
+            record
+                .plan
+                .partitions
+                .first()
+                .map(|planned| time::to_wire(planned.basis)),
             None,
         ),
         Knowledge::AsKnownThen {
             availability_delay_micros,
-        } => (None, Some(duration::micros_to_wire(*availability_delay_micros))),
+        } => (
+            None,
+            Some(duration::micros_to_wire(*availability_delay_micros)),
+        ),
     };
     pb::BackfillSpec {
         transform: transform.clone(),
@@ -211,7 +227,12 @@ pub(in crate::grpc) fn partitions_to_wire(
     limit: usize,
 ) -> (Vec<pb::Partition>, Option<usize>) {
     let mut partitions = Vec::new();
-    let all = record.plan.partitions.iter().zip(&state.partitions).enumerate();
+    let all = record
+        .plan
+        .partitions
+        .iter()
+        .zip(&state.partitions)
+        .enumerate();
     for (index, (planned, run)) in all.skip(skip) {
         if !states.is_empty() && !states.contains(&run.state) {
             continue;
@@ -238,7 +259,10 @@ pub(in crate::grpc) fn partitions_to_wire(
 }
 
 /// What a watcher receives, as the wire shows it.
-pub(in crate::grpc) fn watch_item_to_wire(record: &Record, item: WatchItem) -> pb::WatchBackfillResponse {
+pub(in crate::grpc) fn watch_item_to_wire(
+    record: &Record,
+    item: WatchItem,
+) -> pb::WatchBackfillResponse {
     use pb::watch_backfill_response::Message;
     let message = match item {
         WatchItem::Event(event) => Message::Event(event_to_wire(record, event)),
@@ -247,7 +271,9 @@ pub(in crate::grpc) fn watch_item_to_wire(record: &Record, item: WatchItem) -> p
             time: Some(micros(time_micros)),
         }),
     };
-    pb::WatchBackfillResponse { message: Some(message) }
+    pb::WatchBackfillResponse {
+        message: Some(message),
+    }
 }
 
 fn progress_to_wire(progress: &Progress) -> pb::Progress {
@@ -284,11 +310,17 @@ fn event_to_wire(record: &Record, event: Event) -> pb::Event {
         Change::State(state) => Wire::BackfillStateChanged(pb::BackfillStateChanged {
             state: state_to_wire(state).into(),
         }),
-        Change::Resumed { fenced_attempt_count } => Wire::BackfillResumed(pb::BackfillResumed { fenced_attempt_count }),
+        Change::Resumed {
+            fenced_attempt_count,
+        } => Wire::BackfillResumed(pb::BackfillResumed {
+            fenced_attempt_count,
+        }),
         Change::Partition(change) => {
             let planned = record.plan.partitions.get(change.index as usize);
             Wire::PartitionChanged(pb::PartitionChanged {
-                label: planned.map(|planned| planned.partition.label.clone()).unwrap_or_default(),
+                label: planned
+                    .map(|planned| planned.partition.label.clone())
+                    .unwrap_or_default(),
                 start: planned.map(|planned| time::to_wire(planned.partition.start)),
                 state: partition_state_to_wire(change.state).into(),
                 attempt: change.attempt,
@@ -339,7 +371,10 @@ fn state_to_wire(state: BackfillState) -> pb::BackfillState {
 }
 
 /// The backfill states at `field`.
-pub(in crate::grpc) fn states_from_wire(field: &str, wire: &[i32]) -> Result<Vec<BackfillState>, Violation> {
+pub(in crate::grpc) fn states_from_wire(
+    field: &str,
+    wire: &[i32],
+) -> Result<Vec<BackfillState>, Violation> {
     let state = |(index, &value): (usize, &i32)| match pb::BackfillState::try_from(value) {
         Ok(pb::BackfillState::Pending) => Ok(BackfillState::Pending),
         Ok(pb::BackfillState::Running) => Ok(BackfillState::Running),
@@ -388,5 +423,8 @@ pub(in crate::grpc) fn partition_states_from_wire(
 }
 
 fn not_a_state(field: &str, index: usize, value: i32) -> Violation {
-    Violation::new(format!("{field}[{index}]"), format!("{value} is not a state"))
+    Violation::new(
+        format!("{field}[{index}]"),
+        format!("{value} is not a state"),
+    )
 }

@@ -7,8 +7,8 @@ use chrono_tz::Tz;
 use super::{duration, invalid::Invalid, time};
 use crate::{
     catalog::{
-        ColumnDef, CsvOptions, EntityInput, Hive, PriorInput, RetryPolicy, Source, SourceFormat, SourceInput, Transform,
-        TransformSpec, check_name,
+        ColumnDef, CsvOptions, EntityInput, Hive, PriorInput, RetryPolicy, Source, SourceFormat,
+        SourceInput, Transform, TransformSpec, check_name,
     },
     engine::source::usual_format,
     error::Violation,
@@ -22,7 +22,10 @@ const MAX_SQL_BYTES: usize = 256 * 1024;
 const MAX_INPUTS: usize = 64;
 
 /// The source that a request declares; what is found in its files is left open.
-pub(in crate::grpc) fn source(request: pb::CreateSourceRequest, now_micros: i64) -> Result<Source, Invalid> {
+pub(in crate::grpc) fn source(
+    request: pb::CreateSourceRequest,
+    now_micros: i64,
+) -> Result<Source, Invalid> {
     let Some(wire) = request.source else {
         return Err(Violation::new("source", "it is required").into());
     };
@@ -131,9 +134,9 @@ fn csv_options(
     }
     let mut parsed = BTreeMap::new();
     for (column, name) in types {
-        let csv_type = name
-            .parse()
-            .map_err(|problem: String| Violation::new(format!("source.csv_types[{column:?}]"), problem))?;
+        let csv_type = name.parse().map_err(|problem: String| {
+            Violation::new(format!("source.csv_types[{column:?}]"), problem)
+        })?;
         parsed.insert(column, csv_type);
     }
     options.types = parsed;
@@ -141,7 +144,9 @@ fn csv_options(
 }
 
 /// The transform that a request defines.
-pub(in crate::grpc) fn transform(request: pb::RegisterTransformRequest) -> Result<TransformSpec, Invalid> {
+pub(in crate::grpc) fn transform(
+    request: pb::RegisterTransformRequest,
+) -> Result<TransformSpec, Invalid> {
     let Some(wire) = request.transform else {
         return Err(Violation::new("transform", "it is required").into());
     };
@@ -168,9 +173,16 @@ pub(in crate::grpc) fn transform(request: pb::RegisterTransformRequest) -> Resul
         )
         .into());
     }
-    for (field, count) in [("transform.sources", sources.len()), ("transform.entities", entities.len())] {
+    for (field, count) in [
+        ("transform.sources", sources.len()),
+        ("transform.entities", entities.len()),
+    ] {
         if count > MAX_INPUTS {
-            return Err(Violation::new(field, format!("there are {count}, of {MAX_INPUTS} at most")).into());
+            return Err(Violation::new(
+                field,
+                format!("there are {count}, of {MAX_INPUTS} at most"),
+            )
+            .into());
         }
     }
     Ok(TransformSpec {
@@ -183,10 +195,15 @@ pub(in crate::grpc) fn transform(request: pb::RegisterTransformRequest) -> Resul
             .collect::<Result<_, _>>()?,
         entities: entities
             .into_iter()
-            .map(|pb::EntityInput { entity_type, at_partition_start }| EntityInput {
-                entity_type,
-                at_partition_start,
-            })
+            .map(
+                |pb::EntityInput {
+                     entity_type,
+                     at_partition_start,
+                 }| EntityInput {
+                    entity_type,
+                    at_partition_start,
+                },
+            )
             .collect(),
         prior: prior.map(|pb::PriorInput { partitions }| PriorInput {
             partitions: (partitions > 0).then_some(partitions),
@@ -218,10 +235,15 @@ fn retry_policy(wire: pb::RetryPolicy) -> Result<RetryPolicy, Violation> {
     } = wire;
     let usual = RetryPolicy::default();
     let policy = RetryPolicy {
-        max_attempts: if max_attempts == 0 { usual.max_attempts } else { max_attempts },
+        max_attempts: if max_attempts == 0 {
+            usual.max_attempts
+        } else {
+            max_attempts
+        },
         initial_backoff: duration::from_wire("transform.retry.initial_backoff", initial_backoff)?
             .unwrap_or(usual.initial_backoff),
-        max_backoff: duration::from_wire("transform.retry.max_backoff", max_backoff)?.unwrap_or(usual.max_backoff),
+        max_backoff: duration::from_wire("transform.retry.max_backoff", max_backoff)?
+            .unwrap_or(usual.max_backoff),
     };
     if policy.max_attempts > 100 {
         return Err(Violation::new(
@@ -229,7 +251,9 @@ fn retry_policy(wire: pb::RetryPolicy) -> Result<RetryPolicy, Violation> {
             format!("{} is not in 1 to 100", policy.max_attempts),
         ));
     }
-    if policy.max_backoff < policy.initial_backoff || policy.max_backoff > Duration::from_secs(24 * 3600) {
+    if policy.max_backoff < policy.initial_backoff
+        || policy.max_backoff > Duration::from_secs(24 * 3600)
+    {
         return Err(Violation::new(
             "transform.retry.max_backoff",
             "it must lie between initial_backoff and 24 hours",
@@ -403,8 +427,12 @@ fn zone(field: &str, name: &str) -> Result<Tz, Violation> {
     if name.is_empty() {
         return Ok(chrono_tz::UTC);
     }
-    name.parse()
-        .map_err(|_| Violation::new(field, format!("{name:?} is not an IANA time zone, such as America/New_York")))
+    name.parse().map_err(|_| {
+        Violation::new(
+            field,
+            format!("{name:?} is not an IANA time zone, such as America/New_York"),
+        )
+    })
 }
 
 fn non_empty(text: String) -> Option<String> {

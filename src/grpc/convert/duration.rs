@@ -8,12 +8,17 @@ use crate::error::Violation;
 const MAX_SECONDS: i64 = 315_576_000_000;
 
 /// The duration at `field`; `None` if it is unset.
-pub(in crate::grpc) fn from_wire(field: &str, wire: Option<prost_types::Duration>) -> Result<Option<Duration>, Violation> {
+pub(in crate::grpc) fn from_wire(
+    field: &str,
+    wire: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, Violation> {
     let Some(prost_types::Duration { seconds, nanos }) = wire else {
         return Ok(None);
     };
     let duration = match (u64::try_from(seconds), u32::try_from(nanos)) {
-        (Ok(whole), Ok(rest)) if seconds <= MAX_SECONDS && rest < 1_000_000_000 => Duration::new(whole, rest),
+        (Ok(whole), Ok(rest)) if seconds <= MAX_SECONDS && rest < 1_000_000_000 => {
+            Duration::new(whole, rest)
+        }
         _ => {
             return Err(Violation::new(
                 field,

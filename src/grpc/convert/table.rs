@@ -5,8 +5,8 @@ use std::{fs::File, sync::Arc};
 use arrow::{
     array::{Array, AsArray, RecordBatch},
     datatypes::{
-        DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, SchemaRef,
-        TimestampMicrosecondType,
+        DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type,
+        SchemaRef, TimestampMicrosecondType,
     },
     util::display::{ArrayFormatter, FormatOptions},
 };
@@ -84,7 +84,9 @@ pub(in crate::grpc) fn read_request(request: pb::ReadTableRequest) -> Result<Rea
         to: time::from_wire("partition_range.to", to)?,
     };
     if range.to.is_some_and(|to| to < range.from) {
-        return Err(Violation::new("partition_range.to", "it lies before partition_range.from").into());
+        return Err(
+            Violation::new("partition_range.to", "it lies before partition_range.from").into(),
+        );
     }
     Ok(ReadSpec {
         name,
@@ -174,7 +176,8 @@ impl TableRows {
             if let Some((path, reader)) = &mut self.open {
                 match reader.next() {
                     Some(Ok(batch)) => {
-                        let take = usize::try_from(self.remaining).map_or(batch.num_rows(), |left| left.min(batch.num_rows()));
+                        let take = usize::try_from(self.remaining)
+                            .map_or(batch.num_rows(), |left| left.min(batch.num_rows()));
                         self.remaining -= take as u64;
                         return Ok(Some(rows(&self.schema, &batch.slice(0, take))));
                     }
@@ -259,11 +262,17 @@ fn value(column: &Arc<dyn Array>, row: usize) -> Option<pb::value::Kind> {
     }
     Some(match column.data_type() {
         DataType::Boolean => Kind::BoolValue(column.as_boolean().value(row)),
-        DataType::Int32 => Kind::Int64Value(i64::from(column.as_primitive::<Int32Type>().value(row))),
+        DataType::Int32 => {
+            Kind::Int64Value(i64::from(column.as_primitive::<Int32Type>().value(row)))
+        }
         DataType::Int64 => Kind::Int64Value(column.as_primitive::<Int64Type>().value(row)),
-        DataType::Float32 => Kind::Float64Value(f64::from(column.as_primitive::<Float32Type>().value(row))),
+        DataType::Float32 => {
+            Kind::Float64Value(f64::from(column.as_primitive::<Float32Type>().value(row)))
+        }
         DataType::Float64 => Kind::Float64Value(column.as_primitive::<Float64Type>().value(row)),
-        DataType::Decimal128(_, _) => Kind::DecimalValue(column.as_primitive::<Decimal128Type>().value_as_string(row)),
+        DataType::Decimal128(_, _) => {
+            Kind::DecimalValue(column.as_primitive::<Decimal128Type>().value_as_string(row))
+        }
         DataType::Utf8 => Kind::StringValue(column.as_string::<i32>().value(row).to_owned()),
         DataType::Binary => Kind::BytesValue(column.as_binary::<i32>().value(row).to_vec()),
         DataType::Date32 => {
@@ -276,7 +285,8 @@ fn value(column: &Arc<dyn Array>, row: usize) -> Option<pb::value::Kind> {
         }
         _ => {
             let options = FormatOptions::default();
-            let text = ArrayFormatter::try_new(column.as_ref(), &options).map(|formatter| formatter.value(row).to_string());
+            let text = ArrayFormatter::try_new(column.as_ref(), &options)
+                .map(|formatter| formatter.value(row).to_string());
             Kind::StringValue(text.unwrap_or_default())
         }
     })
