@@ -14,7 +14,10 @@ use std::{path::Path, sync::Arc};
 
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::{
-    catalog::MemoryCatalogProviderList,
+    catalog::{
+        CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList,
+        MemorySchemaProvider,
+    },
     datasource::file_format::parquet::ParquetFormat,
     execution::{
         SessionState, SessionStateBuilder, disk_manager::DiskManagerBuilder,
@@ -112,7 +115,7 @@ impl Sessions {
     /// A session that holds `inputs` as `scope` may see them.
     pub(super) fn open(&self, inputs: &PinnedInputs, scope: &Scope) -> Result<SessionContext> {
         let state = SessionStateBuilder::new_from_existing(self.template.clone())
-            .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
+            .with_catalog_list(empty_catalog(self.template.config())?)
             .build();
         let context = SessionContext::new_with_state(state);
         for source in &inputs.sources {
@@ -239,6 +242,16 @@ impl Sessions {
         context.register_table(PRIOR, Arc::new(table))?;
         Ok(())
     }
+}
+
+/// A catalog of its own for each session: nothing that another one registered can be found.
+fn empty_catalog(config: &SessionConfig) -> Result<Arc<dyn CatalogProviderList>> {
+    let names = &config.options().catalog;
+    let catalog = MemoryCatalogProvider::new();
+    catalog.register_schema(&names.default_schema, Arc::new(MemorySchemaProvider::new()))?;
+    let list = MemoryCatalogProviderList::new();
+    list.register_catalog(names.default_catalog.clone(), Arc::new(catalog));
+    Ok(Arc::new(list))
 }
 
 /// The partition starts that `prior` shows to a partition that starts at `start`.
