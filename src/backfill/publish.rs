@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Result, model::Record, state::PublishedAttempt};
+use super::{Result, decide::PublishedAttempt, model::Record};
 use crate::{
     catalog::{ColumnDef, Transform},
     engine,
