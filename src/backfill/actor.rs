@@ -38,11 +38,11 @@ pub(super) enum Message {
         spec: BackfillSpec,
         plan: Box<Plan>,
         request_id: Option<String>,
-        reply: oneshot::Sender<Result<Arc<Watched>>>,
+        reply: Reply,
     },
     Cancel {
         name: String,
-        reply: oneshot::Sender<Result<Arc<Watched>>>,
+        reply: Reply,
     },
     AttemptEnded {
         name: String,
@@ -85,12 +85,15 @@ pub(super) struct Actor {
     closing: Option<oneshot::Sender<()>>,
 }
 
+/// Who waits for what came of a command.
+type Reply = oneshot::Sender<Result<Arc<Watched>>>;
+
 /// What one turn journals, and what it does after that.
 #[derive(Default)]
 struct Turn {
     events: BTreeMap<String, Vec<Event>>,
     actions: Vec<(String, Action)>,
-    replies: Vec<(oneshot::Sender<Result<Arc<Watched>>>, Arc<Watched>)>,
+    replies: Vec<(Reply, Arc<Watched>)>,
 }
 
 impl Actor {
