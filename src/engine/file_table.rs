@@ -19,7 +19,7 @@ use datafusion::{
     scalar::ScalarValue,
 };
 
-use super::source::object_path;
+use super::{cut, source::object_path};
 
 /// One file of a table.
 #[derive(Debug, Clone)]
@@ -36,6 +36,7 @@ pub(super) struct FileTable {
     format: Arc<dyn FileFormat>,
     columns: TableSchema,
     files: Vec<TableFile>,
+    cut: Option<Expr>,
 }
 
 impl FileTable {
@@ -52,6 +53,16 @@ impl FileTable {
             format,
             columns: TableSchema::new(Arc::new(Schema::new(fields)), hive.into_iter().collect()),
             files,
+            cut: None,
+        }
+    }
+
+    /// Only rows that `cut` accepts exist; literals in it are of their column's type.
+    #[must_use]
+    pub(super) fn with_cut(self, cut: Expr) -> Self {
+        Self {
+            cut: Some(cut),
+            ..self
         }
     }
 
@@ -91,7 +102,7 @@ impl TableProvider for FileTable {
         &self,
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>> {
-        // Row groups are pruned by statistics; the rows themselves are filtered above.
+        // The rows are filtered above.
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 
@@ -106,6 +117,24 @@ impl TableProvider for FileTable {
             let schema = datafusion::physical_plan::project_schema(&self.schema(), projection)?;
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
+        if let Some(cut) = &self.cut {
+            let (read, kept) = cut::columns_to_read(&self.schema(), cut, projection)?;
+            // No limit: rows that are cut out do not count.
+            let rows = self.rows(state, Some(read), None).await?;
+            return cut::cut_out(state, rows, cut, kept);
+        }
+        self.rows(state, projection.cloned(), limit).await
+    }
+}
+
+impl FileTable {
+    /// Every row of the files.
+    async fn rows(
+        &self,
+        state: &dyn Session,
+        projection: Option<Vec<usize>>,
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         // One group: files are read one after the other, in their order, so that float sums do not depend on timing.
         let group = FileGroup::new(self.partitioned_files()?);
         let config = FileScanConfigBuilder::new(
@@ -113,7 +142,7 @@ impl TableProvider for FileTable {
             self.format.file_source(self.columns.clone()),
         )
         .with_file_group(group)
-        .with_projection_indices(projection.cloned())?
+        .with_projection_indices(projection)?
         .with_limit(limit)
         .build();
         self.format.create_physical_plan(state, config).await

@@ -9,6 +9,7 @@
 
 mod as_of;
 pub mod check;
+mod cut;
 mod embedded;
 mod entity_table;
 mod error;

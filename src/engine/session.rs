@@ -158,20 +158,14 @@ impl Sessions {
             Scope::Check(_) => Vec::new(),
             Scope::Partition { .. } => pinned.files_in(&window).map(TableFile::of_source).collect(),
         };
-        let table = FileTable::new(format_of(source), &schema, source.hive.is_some(), files);
         let zone_days = PartitionCalendar::new(Grain::Daily, inputs.transform.spec.zone);
-        let mut rows = context.read_table(Arc::new(table))?;
-        rows = rows.filter(event_time_cut(
-            &schema,
-            &source.event_time_column,
-            &window,
-            &zone_days,
-        )?)?;
+        let mut cut = event_time_cut(&schema, &source.event_time_column, &window, &zone_days)?;
         if let (Some(column), Scope::Partition { basis, .. }) = (&source.available_at_column, scope)
         {
-            rows = rows.filter(available_cut(&schema, column, *basis)?)?;
+            cut = cut.and(available_cut(&schema, column, *basis)?);
         }
-        context.register_table(source.name.as_str(), rows.into_view())?;
+        let table = FileTable::new(format_of(source), &schema, source.hive.is_some(), files);
+        context.register_table(source.name.as_str(), Arc::new(table.with_cut(cut)))?;
         Ok(())
     }
 
