@@ -69,6 +69,9 @@ pub struct State {
     /// Of `running`: computed, and waiting to be published. Not journalled: after a restart they are computed again.
     #[serde(skip)]
     staged: BTreeSet<u32>,
+    /// The server stops: nothing more starts in this process. Not journalled: a restart goes on.
+    #[serde(skip)]
+    released: bool,
 }
 
 /// Something that happened or is asked for.
@@ -203,6 +206,7 @@ impl State {
             pending: BTreeSet::new(),
             running: BTreeSet::new(),
             staged: BTreeSet::new(),
+            released: false,
         };
         for (index, planned) in (0u32..).zip(&record.plan.partitions) {
             let run_state = match &planned.skip_reason {
@@ -353,7 +357,10 @@ pub(super) fn decide(
             retryable,
             jitter,
         } => step.failed(index, attempt, message, retryable, jitter),
-        Command::Stopped { index, attempt } => step.stopped(index, attempt),
+        Command::Stopped { index, attempt } => {
+            step.stopped(index, attempt);
+            step.fill_slots();
+        }
         Command::Published(published) => step.published(&published),
         Command::RetryDue { index, attempt } => step.retry_due(index, attempt),
         Command::Cancel => step.cancel(),
@@ -399,7 +406,7 @@ impl Step<'_> {
 
     /// Starts as many pending partitions as may run.
     fn fill_slots(&mut self) {
-        if self.state.state != BackfillState::Running {
+        if self.state.state != BackfillState::Running || self.state.released {
             return;
         }
         let limit = match self.record.plan.shape {
@@ -612,9 +619,11 @@ impl Step<'_> {
             self.stopped(index, attempt);
         }
         if self.state.state == BackfillState::Cancelling {
+            self.cancel_waiting();
             self.finish_if_done();
             return;
         }
+        self.fail_downstream_again();
         self.unblock_first();
         self.change(Change::Resumed {
             fenced_attempt_count,
@@ -635,6 +644,18 @@ impl Step<'_> {
                 self.succeed(found);
                 self.unblock_after(found.index);
             }
+        }
+    }
+
+    /// A crash may leave the first events of a turn on disk without the rest: a failure without what it means for those that
+    /// read its output.
+    fn fail_downstream_again(&mut self) {
+        let failed = (0u32..)
+            .zip(&self.state.partitions)
+            .find(|(_, run)| run.state == PartitionState::Failed)
+            .map(|(index, _)| index);
+        if let Some(index) = failed {
+            self.fail_downstream(index);
         }
     }
 
@@ -685,6 +706,7 @@ impl Step<'_> {
         if self.state.state.is_terminal() {
             return;
         }
+        self.state.released = true;
         // What is staged is on its way to the table; the executor waits for it.
         let computing = self
             .under_way()
@@ -719,3 +741,6 @@ impl Step<'_> {
         u32::try_from(self.state.partitions.len()).unwrap_or(u32::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests;
