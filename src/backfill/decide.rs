@@ -152,7 +152,10 @@ pub(super) fn decide(
             retryable,
             jitter,
         } => step.failed(index, attempt, message, retryable, jitter),
-        Command::Stopped { index, attempt } => step.stopped(index, attempt),
+        Command::Stopped { index, attempt } => {
+            step.stopped(index, attempt);
+            step.fill_slots();
+        }
         Command::Published(published) => step.published(&published),
         Command::RetryDue { index, attempt } => step.retry_due(index, attempt),
         Command::Cancel => step.cancel(),
@@ -198,7 +201,7 @@ impl Step<'_> {
 
     /// Starts as many pending partitions as may run.
     fn fill_slots(&mut self) {
-        if self.state.state != BackfillState::Running {
+        if self.state.state != BackfillState::Running || self.state.released {
             return;
         }
         let limit = match self.record.plan.shape {
@@ -411,9 +414,11 @@ impl Step<'_> {
             self.stopped(index, attempt);
         }
         if self.state.state == BackfillState::Cancelling {
+            self.cancel_waiting();
             self.finish_if_done();
             return;
         }
+        self.fail_downstream_again();
         self.unblock_first();
         self.change(Change::Resumed {
             fenced_attempt_count,
@@ -434,6 +439,18 @@ impl Step<'_> {
                 self.succeed(found);
                 self.unblock_after(found.index);
             }
+        }
+    }
+
+    /// A crash may leave the first events of a turn on disk without the rest: a failure without what it means for those that
+    /// read its output.
+    fn fail_downstream_again(&mut self) {
+        let failed = (0u32..)
+            .zip(&self.state.partitions)
+            .find(|(_, run)| run.state == PartitionState::Failed)
+            .map(|(index, _)| index);
+        if let Some(index) = failed {
+            self.fail_downstream(index);
         }
     }
 
@@ -484,6 +501,7 @@ impl Step<'_> {
         if self.state.state.is_terminal() {
             return;
         }
+        self.state.released = true;
         // What is staged is on its way to the table; the executor waits for it.
         let computing = self
             .under_way()
@@ -518,3 +536,6 @@ impl Step<'_> {
         u32::try_from(self.state.partitions.len()).unwrap_or(u32::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests;

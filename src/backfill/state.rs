@@ -62,6 +62,9 @@ pub struct State {
     /// Of `running`: computed, and waiting to be published. Not journalled: after a restart they are computed again.
     #[serde(skip)]
     pub(super) staged: BTreeSet<u32>,
+    /// The server stops: nothing more starts in this process. Not journalled: a restart goes on.
+    #[serde(skip)]
+    pub(super) released: bool,
 }
 
 impl State {
@@ -81,6 +84,7 @@ impl State {
             pending: BTreeSet::new(),
             running: BTreeSet::new(),
             staged: BTreeSet::new(),
+            released: false,
         };
         for (index, planned) in (0u32..).zip(&record.plan.partitions) {
             let run_state = match &planned.skip_reason {

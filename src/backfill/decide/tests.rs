@@ -1,0 +1,477 @@
+//! Random lives of a backfill, with crashes that cut a turn's events anywhere.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use chrono_tz::UTC;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    backfill::model::{BackfillSpec, Knowledge, Plan, PlannedPartition},
+    catalog::RetryPolicy,
+    time::{Grain, PartitionCalendar, SysTime, ValidTime},
+};
+
+const DAY_MICROS: i64 = 86_400_000_000;
+
+fn record(shape: DependencyShape, max_active_partitions: u32, skipped: &[bool]) -> Record {
+    let from = ValidTime::from_micros(0);
+    let to = ValidTime::from_micros(DAY_MICROS * skipped.len() as i64);
+    let slices = PartitionCalendar::new(Grain::Daily, UTC)
+        .partitions(from, to)
+        .expect("days");
+    let partitions = slices
+        .into_iter()
+        .zip(skipped)
+        .map(|(partition, &skip)| PlannedPartition {
+            partition,
+            basis: SysTime::from_micros(0),
+            skip_reason: skip.then(|| "left out".to_owned()),
+            file_count: 0,
+        })
+        .collect();
+    Record {
+        name: "bf-1".to_owned(),
+        spec: BackfillSpec {
+            transform: "t".to_owned(),
+            revision: None,
+            from,
+            to,
+            knowledge: Knowledge::AsKnownNow,
+            max_active_partitions: None,
+            max_attempts: None,
+            labels: BTreeMap::new(),
+        },
+        plan: Plan {
+            transform: "t".to_owned(),
+            revision: 1,
+            output_table: "t".to_owned(),
+            grain: Grain::Daily,
+            zone: UTC,
+            knowledge: Knowledge::AsKnownNow,
+            shape,
+            max_active_partitions,
+            retry: RetryPolicy {
+                max_attempts: 3,
+                initial_backoff: Duration::from_secs(1),
+                max_backoff: Duration::from_secs(2),
+            },
+            partitions,
+            sources: Vec::new(),
+            warnings: Vec::new(),
+        },
+        create_time_micros: 0,
+    }
+}
+
+/// What happens around the state machine.
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Staged,
+    FailedForNow,
+    FailedForGood,
+    Commit,
+    CommitFailed,
+    CommitReported,
+    RetryDue,
+    OldNews,
+    Cancel,
+    Release,
+    Crash,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Happening {
+    op: Op,
+    pick: usize,
+    /// Of the command's events, how many reach the disk before a crash; `None`: no crash.
+    torn_after: Option<usize>,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    let op = prop_oneof![
+        12 => Just(Op::Staged),
+        4 => Just(Op::FailedForNow),
+        1 => Just(Op::FailedForGood),
+        10 => Just(Op::Commit),
+        1 => Just(Op::CommitFailed),
+        10 => Just(Op::CommitReported),
+        4 => Just(Op::RetryDue),
+        2 => Just(Op::OldNews),
+        1 => Just(Op::Release),
+        1 => Just(Op::Crash),
+    ];
+    let torn = prop_oneof![30 => Just(None), 1 => (0usize..4).prop_map(Some)];
+    let rare = prop_oneof![60 => op, 1 => Just(Op::Cancel)];
+    (rare, any::<usize>(), torn).prop_map(|(op, pick, torn_after)| Happening {
+        op,
+        pick,
+        torn_after,
+    })
+}
+
+/// The executor, the disk and the table, reduced to what the state machine can tell.
+struct World {
+    record: Record,
+    state: State,
+    journal: Vec<Event>,
+    /// Attempts that compute.
+    computing: Vec<(u32, u32)>,
+    /// Staged attempts that wait for a commit.
+    waiting: Vec<(u32, u32)>,
+    /// Attempts on the table whose commit is not reported yet.
+    committed: Vec<(u32, u32)>,
+    timers: Vec<(u32, u32)>,
+    /// Of each partition, the attempts that were ever put on the table.
+    table: BTreeMap<u32, Vec<u32>>,
+    torn_after: Option<usize>,
+}
+
+impl World {
+    fn new(record: Record) -> Self {
+        let created = Event {
+            sequence: 1,
+            time_micros: 0,
+            change: Change::Created,
+        };
+        let mut state = State::new(&record);
+        state.apply(&created);
+        let mut world = Self {
+            record,
+            state,
+            journal: vec![created],
+            computing: Vec::new(),
+            waiting: Vec::new(),
+            committed: Vec::new(),
+            timers: Vec::new(),
+            table: BTreeMap::new(),
+            torn_after: None,
+        };
+        world.send(Command::Start);
+        world
+    }
+
+    fn sequential(&self) -> bool {
+        self.record.plan.shape == DependencyShape::Sequential
+    }
+
+    fn send(&mut self, command: Command) {
+        let mut before = self.state.clone();
+        let decision = decide(&self.record, &mut self.state, 0, command);
+        for event in &decision.events {
+            self.check_event(&before, event);
+            before.apply(event);
+        }
+        if let Some(kept) = self.torn_after.take()
+            && kept < decision.events.len()
+        {
+            self.journal.extend(decision.events.into_iter().take(kept));
+            self.restart();
+            return;
+        }
+        self.journal.extend(decision.events);
+        self.check_state();
+        for action in decision.actions {
+            self.act(action);
+        }
+    }
+
+    fn check_event(&self, before: &State, event: &Event) {
+        assert_eq!(event.sequence, before.last_sequence + 1, "PR-1");
+        assert!(!before.state.is_terminal(), "{event:?} after the end");
+        let Change::Partition(change) = &event.change else {
+            return;
+        };
+        let run = &before.partitions[change.index as usize];
+        assert!(!run.state.is_terminal(), "{event:?} after {:?}", run.state);
+        assert!(change.attempt >= run.attempt, "{event:?}");
+        if change.state == PartitionState::Running {
+            assert_eq!(
+                change.attempt,
+                run.attempt + 1,
+                "attempts are dense: {event:?}"
+            );
+            assert_eq!(before.state, BackfillState::Running);
+            if self.sequential() {
+                let earlier = &before.partitions[..change.index as usize];
+                assert!(
+                    earlier.iter().all(|run| matches!(
+                        run.state,
+                        PartitionState::Succeeded | PartitionState::Skipped
+                    )),
+                    "{event:?} before what it reads"
+                );
+            }
+        }
+    }
+
+    fn check_state(&self) {
+        let state = &self.state;
+        let all_ended = state.partitions.iter().all(|run| run.state.is_terminal());
+        assert_eq!(state.state.is_terminal(), all_ended, "{state:?}");
+        let computing = state.running.len() - state.staged.len();
+        assert!(computing <= self.record.plan.max_active_partitions as usize);
+        for (&counted, &count) in state.counts() {
+            let found = state.partitions.iter().filter(|run| run.state == counted);
+            assert_eq!(found.count(), count as usize, "{counted:?}");
+        }
+        for (index, attempts) in &self.table {
+            assert!(attempts.len() <= 1, "BF-1: partition {index}: {attempts:?}");
+        }
+    }
+
+    /// Something will move it on, or it has ended.
+    fn check_going(&self) {
+        let idle = self.computing.is_empty()
+            && self.waiting.is_empty()
+            && self.committed.is_empty()
+            && self.timers.is_empty();
+        assert!(
+            !idle || self.state.state.is_terminal() || self.state.released,
+            "stuck: {:?}",
+            self.state
+        );
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::StartAttempt { index, attempt } => self.computing.push((index, attempt)),
+            Action::Publish { index, attempt } => self.waiting.push((index, attempt)),
+            Action::Discard { index, attempt } => {
+                assert!(!self.waiting.contains(&(index, attempt)));
+            }
+            Action::WaitRetry { index, attempt, .. } => self.timers.push((index, attempt)),
+            Action::StopAttempts => {
+                let stopped = self.computing.drain(..).chain(self.waiting.drain(..));
+                for (index, attempt) in stopped.collect::<Vec<_>>() {
+                    self.send(Command::Stopped { index, attempt });
+                }
+            }
+            Action::Finish => {
+                assert!(self.state.state.is_terminal());
+                assert!(self.waiting.is_empty() && self.committed.is_empty());
+            }
+        }
+    }
+
+    fn restart(&mut self) {
+        self.computing.clear();
+        self.waiting.clear();
+        self.committed.clear();
+        self.timers.clear();
+        self.state = State::new(&self.record);
+        for event in &self.journal {
+            self.state.apply(event);
+        }
+        if self.state.state.is_terminal() {
+            return;
+        }
+        let published = self
+            .table
+            .iter()
+            .flat_map(|(&index, attempts)| attempts.iter().map(move |&attempt| (index, attempt)))
+            .map(|(index, attempt)| published(index, attempt))
+            .collect();
+        self.send(Command::Resume { published });
+    }
+
+    fn step(&mut self, happening: Happening) {
+        self.torn_after = happening.torn_after;
+        let pick = happening.pick;
+        match happening.op {
+            Op::Staged => {
+                if let Some((index, attempt)) = take(&mut self.computing, pick) {
+                    self.send(Command::Staged { index, attempt });
+                }
+            }
+            Op::FailedForNow => self.fail_computing(pick, true),
+            Op::FailedForGood => self.fail_computing(pick, false),
+            Op::Commit => self.commit(pick),
+            Op::CommitFailed => {
+                if let Some((index, attempt)) = take(&mut self.waiting, pick) {
+                    self.send(failed(index, attempt, true));
+                }
+            }
+            Op::CommitReported => {
+                if let Some((index, attempt)) = take(&mut self.committed, pick) {
+                    self.send(Command::Published(published(index, attempt)));
+                }
+            }
+            Op::RetryDue => {
+                if let Some((index, attempt)) = take(&mut self.timers, pick) {
+                    self.send(Command::RetryDue { index, attempt });
+                }
+            }
+            Op::OldNews => self.old_news(pick),
+            Op::Cancel => self.send(Command::Cancel),
+            Op::Release => self.send(Command::Release),
+            Op::Crash => self.restart(),
+        }
+        self.torn_after = None;
+        let at_rest =
+            self.computing.is_empty() && self.waiting.is_empty() && self.committed.is_empty();
+        if self.state.released && at_rest {
+            self.restart();
+        }
+        self.check_going();
+    }
+
+    fn fail_computing(&mut self, pick: usize, retryable: bool) {
+        if let Some((index, attempt)) = take(&mut self.computing, pick) {
+            self.send(failed(index, attempt, retryable));
+        }
+    }
+
+    fn commit(&mut self, pick: usize) {
+        if let Some((index, attempt)) = take(&mut self.waiting, pick) {
+            self.table.entry(index).or_default().push(attempt);
+            self.committed.push((index, attempt));
+        }
+    }
+
+    /// A report of an attempt that is over.
+    fn old_news(&mut self, pick: usize) {
+        let index = (pick % self.state.partitions.len()) as u32;
+        let current = self.state.partitions[index as usize].attempt;
+        let Some(attempt) = current.checked_sub(1) else {
+            return;
+        };
+        let sequence = self.state.last_sequence;
+        self.torn_after = None;
+        self.send(Command::Staged { index, attempt });
+        self.send(failed(index, attempt, true));
+        self.send(Command::Stopped { index, attempt });
+        self.send(Command::RetryDue { index, attempt });
+        assert_eq!(self.state.last_sequence, sequence, "a fenced attempt moved");
+    }
+
+    /// Lets everything end well.
+    fn run_out(&mut self) {
+        for pick in 0..10_000 {
+            if self.state.state.is_terminal() {
+                return;
+            }
+            if self.state.released {
+                self.restart();
+            }
+            for op in [Op::RetryDue, Op::Staged, Op::Commit, Op::CommitReported] {
+                self.step(Happening {
+                    op,
+                    pick,
+                    torn_after: None,
+                });
+            }
+        }
+        panic!("it never ends: {:?}", self.state);
+    }
+
+    fn check_end(&self) {
+        for (index, run) in (0u32..).zip(&self.state.partitions) {
+            let on_table = self
+                .table
+                .get(&index)
+                .is_some_and(|found| !found.is_empty());
+            assert_eq!(run.state == PartitionState::Succeeded, on_table, "{run:?}");
+        }
+        let mut folded = State::new(&self.record);
+        for event in &self.journal {
+            folded.apply(event);
+        }
+        assert_eq!(folded.partitions, self.state.partitions);
+        assert_eq!(folded.state, self.state.state);
+    }
+}
+
+fn take(from: &mut Vec<(u32, u32)>, pick: usize) -> Option<(u32, u32)> {
+    (!from.is_empty()).then(|| from.swap_remove(pick % from.len()))
+}
+
+fn published(index: u32, attempt: u32) -> PublishedAttempt {
+    PublishedAttempt {
+        index,
+        attempt,
+        rows_read: 2,
+        rows_written: 1,
+        snapshot_id: 7,
+    }
+}
+
+fn failed(index: u32, attempt: u32, retryable: bool) -> Command {
+    Command::Failed {
+        index,
+        attempt,
+        message: "it broke".to_owned(),
+        retryable,
+        jitter: 0.5,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_life_is_in_order_and_ends(
+        sequential in any::<bool>(),
+        max_active in 1u32..5,
+        skipped in prop::collection::vec(prop::bool::weighted(0.1), 1..12),
+        happenings in prop::collection::vec(happening(), 0..120),
+    ) {
+        let shape = if sequential { DependencyShape::Sequential } else { DependencyShape::Independent };
+        let max_active = if sequential { 1 } else { max_active };
+        // A backfill in which nothing runs is refused.
+        prop_assume!(skipped.contains(&false));
+        let mut world = World::new(record(shape, max_active, &skipped));
+        for happening in happenings {
+            if world.state.state.is_terminal() {
+                break;
+            }
+            world.step(happening);
+        }
+        world.run_out();
+        world.check_end();
+    }
+}
+
+#[test]
+fn a_stopping_server_starts_nothing_more() {
+    let mut world = World::new(record(DependencyShape::Independent, 2, &[false; 6]));
+    world.step(Happening {
+        op: Op::Staged,
+        pick: 0,
+        torn_after: None,
+    });
+    world.commit(0);
+    world.send(Command::Release);
+    let sequence = world.state.last_sequence;
+    let (index, attempt) = world.committed.remove(0);
+    world.send(Command::Published(published(index, attempt)));
+    assert_eq!(
+        world.state.last_sequence,
+        sequence + 1,
+        "published, and that is all"
+    );
+    assert!(world.computing.is_empty());
+}
+
+#[test]
+fn a_cancel_whose_journal_is_cut_ends_after_a_restart() {
+    let mut world = World::new(record(DependencyShape::Independent, 1, &[false; 3]));
+    world.step(Happening {
+        op: Op::Cancel,
+        pick: 0,
+        torn_after: Some(1),
+    });
+    assert_eq!(world.state.state, BackfillState::Cancelled);
+}
+
+#[test]
+fn a_failure_whose_journal_is_cut_fails_downstream_after_a_restart() {
+    let mut world = World::new(record(DependencyShape::Sequential, 1, &[false; 3]));
+    world.step(Happening {
+        op: Op::FailedForGood,
+        pick: 0,
+        torn_after: Some(1),
+    });
+    assert_eq!(world.state.state, BackfillState::Failed);
+    assert_eq!(world.state.count(PartitionState::UpstreamFailed), 2);
+}
