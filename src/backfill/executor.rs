@@ -129,7 +129,6 @@ impl Executor {
             planner: Planner {
                 catalog: self.catalog,
                 store: self.store,
-                clock: Arc::clone(&self.clock),
                 default_max_active: self.config.default_max_active_partitions,
             },
             backfills: parking_lot::RwLock::default(),
@@ -783,6 +782,7 @@ impl Actor {
             inputs: Arc::clone(&live.inputs),
             partition: planned.partition.clone(),
             basis: planned.basis,
+            available_by: live.watched.record.plan.available_by(planned),
             attempt: AttemptId {
                 backfill: name.to_owned(),
                 attempt,

@@ -2,7 +2,7 @@
 //!
 //! | name | rows |
 //! |---|---|
-//! | `<source>` | event time in `[start - lookback, end)`; `available_at`, where declared, at or before the basis |
+//! | `<source>` | event time in `[start - lookback, end)`; `available_at`, where declared, at or before the basis, except as known now |
 //! | `<type>` | one per entity: its state at the partition's last instant, or at its start |
 //! | `<type>_history` | versions that overlap the partition, clipped to it |
 //! | `<type>_at(id, ts)` | a function: the state at each row's own instant |
@@ -66,6 +66,8 @@ pub(super) enum Scope {
         partition: Partition,
         /// What is known.
         basis: SysTime,
+        /// What is known of sources that say when a row became available; `None`: all that is there.
+        available_by: Option<SysTime>,
     },
 }
 
@@ -158,20 +160,26 @@ impl Sessions {
             Scope::Check(_) => Vec::new(),
             Scope::Partition { .. } => pinned.files_in(&window).map(TableFile::of_source).collect(),
         };
-        let table = FileTable::new(format_of(source), &schema, source.hive.is_some(), files);
         let zone_days = PartitionCalendar::new(Grain::Daily, inputs.transform.spec.zone);
-        let mut rows = context.read_table(Arc::new(table))?;
-        rows = rows.filter(event_time_cut(
-            &schema,
-            &source.event_time_column,
-            &window,
-            &zone_days,
-        )?)?;
-        if let (Some(column), Scope::Partition { basis, .. }) = (&source.available_at_column, scope)
+        let mut cut = event_time_cut(&schema, &source.event_time_column, &window, &zone_days)?;
+        if let (
+            Some(column),
+            Scope::Partition {
+                available_by: Some(basis),
+                ..
+            },
+        ) = (&source.available_at_column, scope)
         {
-            rows = rows.filter(available_cut(&schema, column, *basis)?)?;
+            cut = cut.and(available_cut(&schema, column, *basis)?);
         }
-        context.register_table(source.name.as_str(), rows.into_view())?;
+        let table = FileTable::new(
+            format_of(source),
+            &schema,
+            source.hive.is_some(),
+            files,
+            Some(cut),
+        );
+        context.register_table(source.name.as_str(), Arc::new(table))?;
         Ok(())
     }
 
@@ -186,7 +194,9 @@ impl Sessions {
         let end = window.to.unwrap_or(window.from);
         let (basis, world) = match scope {
             Scope::Check(_) => (self.store.latest_basis(), World::Unread),
-            Scope::Partition { partition, basis } => (
+            Scope::Partition {
+                partition, basis, ..
+            } => (
                 *basis,
                 World::Pinned {
                     store: self.store.clone(),
@@ -238,7 +248,7 @@ impl Sessions {
             }
         };
         let format = Arc::new(ParquetFormat::default().with_force_view_types(false));
-        let table = FileTable::new(format, &schema, false, files);
+        let table = FileTable::new(format, &schema, false, files, None);
         context.register_table(PRIOR, Arc::new(table))?;
         Ok(())
     }
