@@ -120,15 +120,13 @@ async fn a_correction_is_known_from_its_commit_on() {
     rig.clients
         .put_station("s1", "2013-01-01T00:00:00Z", 1.0)
         .await;
-    rig.clock
-        .set(micros("2013-01-03T06:00:00Z"));
+    rig.clock.set(micros("2013-01-03T06:00:00Z"));
     let corrected = rig
         .clients
         .put_station("s1", "2013-01-01T00:00:00Z", 2.0)
         .await;
     assert_eq!(corrected, at("2013-01-03T06:00:00Z"));
-    rig.clock
-        .set(micros("2013-02-01T00:00:00Z"));
+    rig.clock.set(micros("2013-02-01T00:00:00Z"));
     register_stations(&mut rig.clients).await;
 
     let delayed = |hours: i64| pb::BackfillSpec {
@@ -157,8 +155,7 @@ async fn a_rerun_at_its_basis_gives_the_rows_of_before_a_correction() {
         .put_station("s1", "2013-01-01T00:00:00Z", 1.0)
         .await;
     register_stations(&mut rig.clients).await;
-    rig.clock
-        .set(micros("2013-02-01T00:00:00Z"));
+    rig.clock.set(micros("2013-02-01T00:00:00Z"));
     let now = days("seen", "2013-01-01", "2013-01-03");
     let first = rig.clients.run_well(now.clone()).await;
     let before = rig.clients.rows("seen").await;
@@ -283,8 +280,7 @@ async fn source_rows_are_cut_to_the_window() {
 #[tokio::test]
 async fn source_rows_that_came_later_are_not_there() {
     let mut rig = Rig::at("2012-12-01T00:00:00Z").await;
-    rig.clock
-        .set(micros("2013-02-01T00:00:00Z"));
+    rig.clock.set(micros("2013-02-01T00:00:00Z"));
     let path = rig.write("events.csv", EVENTS);
     let source = pb::Source {
         available_at_column: "available_at".to_owned(),
@@ -342,8 +338,7 @@ async fn changing_station(rig: &mut Rig) {
     rig.clients
         .put_station("later", "2013-01-03T00:00:00Z", 99.0)
         .await;
-    rig.clock
-        .set(micros("2013-02-01T00:00:00Z"));
+    rig.clock.set(micros("2013-02-01T00:00:00Z"));
 }
 
 #[tokio::test]

@@ -10,6 +10,11 @@ use crate::backfill_support::{Rig, assert_dense, daily, days, partition_changes}
 /// Takes a moment for each partition.
 const SLOW: &str = "SELECT sum(a.value * b.value) AS v FROM generate_series(1, 1500) a, generate_series(1, 1500) b";
 
+#[expect(clippy::disallowed_methods, reason = "a test's stopwatch")]
+fn begin() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
 fn sequences(events: &[pb::Event]) -> Vec<u64> {
     events.iter().map(|event| event.sequence).collect()
 }
@@ -48,7 +53,10 @@ async fn events_are_dense_and_a_resumed_watcher_gets_exactly_the_rest() {
         )
     });
     assert_eq!(ends.count(), 1);
-    assert_eq!(rig.clients.get(&created.name).await.last_sequence, last.sequence);
+    assert_eq!(
+        rig.clients.get(&created.name).await.last_sequence,
+        last.sequence
+    );
 
     // It has ended: a watch replays, from anywhere, and ends.
     for after in [0, 1, 7, last.sequence - 1, last.sequence] {
@@ -74,6 +82,7 @@ async fn events_are_dense_and_a_resumed_watcher_gets_exactly_the_rest() {
 
 #[tokio::test]
 async fn progress_says_where_it_stands_after_the_events_it_counts() {
+    let begun = begin();
     let mut rig = Rig::at("2013-12-31T00:00:00Z").await;
     rig.clients
         .register(daily("one", "SELECT 1 AS one"))
@@ -85,18 +94,22 @@ async fn progress_says_where_it_stands_after_the_events_it_counts() {
         .await
         .expect("created");
     let mut stream = rig.clients.watch(&created.name, 0).await;
-    let (mut seen, mut last) = (0, None);
+    let (mut seen, mut last, mut snapshots) = (0, None, 0);
     while let Some(item) = stream.message().await.expect("goes on") {
         match item.message.expect("a message") {
             Message::Event(event) => seen = event.sequence,
             Message::Progress(progress) => {
                 assert!(progress.sequence >= seen, "{} < {seen}", progress.sequence);
                 last = Some(progress);
+                snapshots += 1;
             }
             Message::Heartbeat(_) => {}
         }
     }
     let last = last.expect("progress");
+    // The first, the last, and four a second at most between them.
+    let millis = begun.elapsed().as_millis();
+    assert!(snapshots <= 2 + millis / 250, "{snapshots} in {millis} ms");
     assert_eq!(last.state(), BackfillState::Succeeded);
     assert_eq!(last.sequence, seen);
     assert_eq!(last.rows_written, 5);
@@ -106,8 +119,7 @@ async fn progress_says_where_it_stands_after_the_events_it_counts() {
 
 #[tokio::test]
 async fn an_idle_watch_has_a_heartbeat() {
-    let mut rig =
-        Rig::with_heartbeat("2013-12-31T00:00:00Z", Duration::from_millis(30)).await;
+    let mut rig = Rig::with_heartbeat("2013-12-31T00:00:00Z", Duration::from_millis(30)).await;
     rig.clients
         .register(daily("slow", SLOW))
         .await
@@ -169,7 +181,10 @@ async fn a_stopped_server_goes_on_where_it_was() {
         assert_eq!(status.code(), Code::Unavailable, "{status}");
         let done = partition_changes(&events)
             .filter(|change| change.state() == pb::PartitionState::Succeeded);
-        assert!(done.count() < 8, "a stop does not wait for the whole backfill");
+        assert!(
+            done.count() < 8,
+            "a stop does not wait for the whole backfill"
+        );
 
         rig.start().await;
         let after = events.last().expect("events").sequence;
@@ -180,10 +195,11 @@ async fn a_stopped_server_goes_on_where_it_was() {
             sequences(&events),
             sequences(&rig.clients.events(&created.name, 0).await)
         );
-        assert!(events.iter().any(|event| matches!(
-            event.change,
-            Some(pb::event::Change::BackfillResumed(_))
-        )));
+        assert!(
+            events
+                .iter()
+                .any(|event| matches!(event.change, Some(pb::event::Change::BackfillResumed(_))))
+        );
         let ended = rig.clients.ended(&created.name).await;
         assert_eq!(ended.backfill.state(), BackfillState::Succeeded);
         assert_eq!(rig.clients.rows("slow").await.len(), 8);

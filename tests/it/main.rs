@@ -3,6 +3,7 @@
 // Says to clippy that helpers are test code too.
 #![cfg(test)]
 
+mod backfill_crash;
 mod backfill_knowledge;
 mod backfill_run;
 mod backfill_support;
