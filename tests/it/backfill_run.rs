@@ -1,4 +1,4 @@
-//! Running backfills: partitions, failures, retries, cancelling, and what is refused before anything runs.
+//! Running backfills: partitions, failures, cancelling, and what is refused before anything runs.
 
 use std::time::Duration;
 
@@ -6,34 +6,8 @@ use hindcast::pb::{self, BackfillState, PartitionState};
 use tonic::Code;
 
 use crate::backfill_support::{
-    Rig, at, csv_source, daily, days, partition_changes, seconds, source_input, spec,
+    Rig, SLOW, at, daily, days, january, over_events, partition_changes, source_input, spec,
 };
-
-/// Long enough to be caught in the act, also on a fast machine.
-const SLOW: &str =
-    "(SELECT sum(a.value * b.value) FROM generate_series(1, 2000) a, generate_series(1, 2000) b)";
-
-/// One row per day at noon, `v` = the day of January.
-fn numbered_days(count: u32) -> String {
-    let rows: Vec<_> = (1..=count)
-        .map(|day| format!("2013-01-{day:02}T12:00:00,{day}\n"))
-        .collect();
-    format!("ts,v\n{}", rows.concat())
-}
-
-async fn january(count: u32) -> Rig {
-    let mut rig = Rig::at("2013-12-31T00:00:00Z").await;
-    rig.csv("events", &numbered_days(count), &[("v", "int64")])
-        .await;
-    rig
-}
-
-fn over_events(name: &str, sql: &str) -> pb::Transform {
-    pb::Transform {
-        sources: vec![source_input("events")],
-        ..daily(name, sql)
-    }
-}
 
 #[tokio::test]
 async fn days_of_23_and_25_hours_hold_their_own_rows() {
@@ -216,108 +190,6 @@ async fn prior_runs_in_order_and_a_failure_stops_what_follows() {
     assert_eq!(order, expected);
 }
 
-/// Daily folders, so that each partition opens a file of its own.
-async fn daily_files(rig: &mut Rig, count: u32) {
-    for day in 1..=count {
-        let text = format!("ts,v\n2013-01-{day:02}T12:00:00,{day}\n");
-        rig.write(&format!("events/dt=2013-01-{day:02}/part.csv"), &text);
-    }
-    let folder = rig.folder.path().join("sources/events");
-    let source = pb::Source {
-        hive: Some(pb::HivePartition {
-            column: "dt".to_owned(),
-            grain: pb::Grain::Daily.into(),
-            ..pb::HivePartition::default()
-        }),
-        ..csv_source("events", &folder, &[("v", "int64")])
-    };
-    rig.clients.create_source(source).await.expect("created");
-}
-
-#[tokio::test]
-async fn a_file_that_comes_back_is_read_on_a_later_try() {
-    let mut rig = Rig::at("2013-12-31T00:00:00Z").await;
-    daily_files(&mut rig, 3).await;
-    // The first day is slow, so that the last one's file can go before it is read.
-    let sql =
-        format!("SELECT v, CASE WHEN v = 1 THEN {SLOW} ELSE 0 END > 0 AS slow, dt FROM events");
-    let transform = pb::Transform {
-        retry: Some(pb::RetryPolicy {
-            max_attempts: 50,
-            initial_backoff: Some(seconds(1)),
-            max_backoff: Some(seconds(1)),
-        }),
-        ..over_events("moved", &sql)
-    };
-    rig.clients.register(transform).await.expect("registered");
-    let mut range = days("moved", "2013-01-01", "2013-01-04");
-    range.max_active_partitions = 1;
-    let created = rig.clients.create(range).await.expect("created");
-    let file = rig
-        .folder
-        .path()
-        .join("sources/events/dt=2013-01-03/part.csv");
-    let away = rig.folder.path().join("away.csv");
-    std::fs::rename(&file, &away).expect("moved away");
-
-    let mut stream = rig.clients.watch(&created.name, 0).await;
-    loop {
-        let item = stream.message().await.expect("goes on").expect("an item");
-        if let Some(pb::watch_backfill_response::Message::Event(event)) = item.message
-            && let Some(pb::event::Change::PartitionChanged(change)) = event.change
-            && change.state() == PartitionState::WaitingRetry
-        {
-            assert_eq!(change.label, "2013-01-03");
-            assert!(
-                change.message.contains("cannot open source file"),
-                "{}",
-                change.message
-            );
-            assert!(change.retry_time.is_some());
-            break;
-        }
-    }
-    std::fs::rename(&away, &file).expect("put back");
-    let ended = rig.clients.ended(&created.name).await;
-    assert_eq!(ended.backfill.state(), BackfillState::Succeeded);
-    assert!(ended.partitions[2].attempt_count > 1);
-    assert_eq!(ended.partitions[2].message, "");
-    assert_eq!(
-        rig.clients.rows("moved").await.last().map(String::as_str),
-        Some("2013-01-03 v=3 slow=false dt=2013-01-03")
-    );
-}
-
-#[tokio::test]
-async fn a_file_that_changed_fails_its_partition_for_good() {
-    let mut rig = Rig::at("2013-12-31T00:00:00Z").await;
-    daily_files(&mut rig, 3).await;
-    let sql = format!("SELECT v, CASE WHEN v = 1 THEN {SLOW} ELSE 0 END > 0 AS slow FROM events");
-    let transform = pb::Transform {
-        retry: None,
-        ..over_events("changed", &sql)
-    };
-    rig.clients.register(transform).await.expect("registered");
-    let mut range = days("changed", "2013-01-01", "2013-01-04");
-    range.max_active_partitions = 1;
-    let created = rig.clients.create(range).await.expect("created");
-    rig.write(
-        "events/dt=2013-01-03/part.csv",
-        "ts,v\n2013-01-03T12:00:00,333\n",
-    );
-    let ended = rig.clients.ended(&created.name).await;
-    assert_eq!(ended.backfill.state(), BackfillState::PartiallySucceeded);
-    let last = &ended.partitions[2];
-    assert_eq!(last.state(), PartitionState::Failed);
-    assert_eq!(last.attempt_count, 1);
-    assert!(
-        last.message
-            .contains("changed since the backfill was created"),
-        "{}",
-        last.message
-    );
-}
-
 #[tokio::test]
 async fn cancelling_keeps_what_is_published_and_removes_the_rest() {
     let mut rig = january(20).await;
@@ -498,29 +370,6 @@ async fn ranges_that_make_no_partitions_are_refused() {
         let refused = rig.clients.create(spec).await.expect_err("refused");
         assert_eq!(refused.code(), code, "{refused}");
         assert!(refused.message().contains(part), "{refused}");
-    }
-}
-
-#[tokio::test]
-async fn a_source_that_lost_a_column_is_refused_at_plan() {
-    let mut rig = january(2).await;
-    rig.clients
-        .register(over_events("kept", "SELECT v FROM events"))
-        .await
-        .expect("registered");
-    for text in [
-        "ts,w\n2013-01-01T12:00:00,1\n",
-        // The reader goes by place: another order would read one column as the other.
-        "v,ts\n1,2013-01-01T12:00:00\n",
-    ] {
-        rig.write("events.csv", text);
-        let refused = rig
-            .clients
-            .plan(days("kept", "2013-01-01", "2013-01-03"))
-            .await
-            .expect_err("refused");
-        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
-        assert!(refused.message().contains("events.csv"), "{refused}");
     }
 }
 

@@ -128,6 +128,21 @@ pub(crate) fn days(transform: &str, from: &str, to: &str) -> pb::BackfillSpec {
     )
 }
 
+/// Whole UTC days as known then.
+pub(crate) fn then(transform: &str, from: &str, to: &str) -> pb::BackfillSpec {
+    let mut spec = days(transform, from, to);
+    spec.knowledge = pb::Knowledge::AsKnownThen.into();
+    spec
+}
+
+pub(crate) fn at_basis(spec: &pb::BackfillSpec, basis: Timestamp) -> pb::BackfillSpec {
+    pb::BackfillSpec {
+        knowledge: pb::Knowledge::AtBasis.into(),
+        basis: Some(basis),
+        ..spec.clone()
+    }
+}
+
 /// A daily transform that writes the table of its own name.
 pub(crate) fn daily(name: &str, sql: &str) -> pb::Transform {
     pb::Transform {
@@ -483,4 +498,30 @@ async fn serve(
     Box::pin(start(config, Arc::clone(clock) as _))
         .await
         .expect("starts")
+}
+
+/// Long enough to be caught in the act, also on a fast machine.
+pub(crate) const SLOW: &str =
+    "(SELECT sum(a.value * b.value) FROM generate_series(1, 2000) a, generate_series(1, 2000) b)";
+
+/// One row per day at noon, `v` = the day of January.
+pub(crate) fn numbered_days(count: u32) -> String {
+    let rows: Vec<_> = (1..=count)
+        .map(|day| format!("2013-01-{day:02}T12:00:00,{day}\n"))
+        .collect();
+    format!("ts,v\n{}", rows.concat())
+}
+
+pub(crate) async fn january(count: u32) -> Rig {
+    let mut rig = Rig::at("2013-12-31T00:00:00Z").await;
+    rig.csv("events", &numbered_days(count), &[("v", "int64")])
+        .await;
+    rig
+}
+
+pub(crate) fn over_events(name: &str, sql: &str) -> pb::Transform {
+    pb::Transform {
+        sources: vec![source_input("events")],
+        ..daily(name, sql)
+    }
 }

@@ -5,7 +5,9 @@
 
 mod backfill_crash;
 mod backfill_knowledge;
+mod backfill_leakage;
 mod backfill_run;
+mod backfill_sources;
 mod backfill_support;
 mod backfill_watch;
 mod calendar;
