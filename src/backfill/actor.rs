@@ -511,6 +511,7 @@ impl Actor {
             inputs: Arc::clone(&live.inputs),
             partition: planned.partition.clone(),
             basis: planned.basis,
+            available_by: live.watched.record.plan.available_by(planned),
             attempt: AttemptId {
                 backfill: name.to_owned(),
                 attempt,

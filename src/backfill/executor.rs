@@ -88,7 +88,6 @@ impl Executor {
             planner: Planner {
                 catalog: self.catalog,
                 store: self.store,
-                clock: Arc::clone(&self.clock),
                 default_max_active: self.config.default_max_active_partitions,
             },
             backfills: parking_lot::RwLock::default(),

@@ -279,6 +279,15 @@ impl Plan {
             .collect())
     }
 
+    /// When source rows must have become available for `planned` to read them. As known now, all that came in did: the
+    /// latest basis says when the entity store last learned something, and nothing of the sources.
+    pub(super) fn available_by(&self, planned: &PlannedPartition) -> Option<SysTime> {
+        match self.knowledge {
+            Knowledge::AsKnownThen { .. } | Knowledge::AtBasis(_) => Some(planned.basis),
+            Knowledge::AsKnownNow => None,
+        }
+    }
+
     /// How many partitions run.
     pub fn run_count(&self) -> usize {
         self.partitions

@@ -11,7 +11,7 @@ use crate::{
     catalog::{Catalog, Transform},
     engine::{self, PinnedEntity, PinnedInputs, PinnedSource, source},
     store::Store,
-    time::{Clock, SysTime},
+    time::SysTime,
 };
 
 /// What planning needs. Cheap to clone.
@@ -19,7 +19,6 @@ use crate::{
 pub(super) struct Planner {
     pub(super) catalog: Catalog,
     pub(super) store: Store,
-    pub(super) clock: Arc<dyn Clock>,
     pub(super) default_max_active: u32,
 }
 
@@ -38,7 +37,8 @@ impl Planner {
             transform: &transform,
             entities: self.entity_knowledge(&transform)?,
             sources,
-            now_micros: self.clock.now_micros(),
+            // A clock that stepped back does not put what is known into the future.
+            now_micros: self.store.now().micros(),
             latest_basis,
             default_max_active: self.default_max_active,
         };

@@ -20,6 +20,8 @@ use crate::time::Clock;
 const READ_AHEAD: usize = 512;
 /// Items that may wait for a slow client.
 const CLIENT_QUEUE: usize = 64;
+/// How long events wait for others that come with them.
+const COALESCE: Duration = Duration::from_millis(50);
 /// How far back the rates look.
 const RATE_WINDOW_MICROS: i64 = 20_000_000;
 /// Finished partitions that the rates are made of, at most.
@@ -200,24 +202,40 @@ impl Watcher {
         client: &mpsc::Sender<Result<WatchItem>>,
     ) -> std::result::Result<(), Interrupted> {
         let mut sequence = self.watched.sequence.subscribe();
-        let mut last_progress: Option<Progress> = None;
+        let mut last_progress: Option<(i64, Progress)> = None;
         loop {
             let last = *sequence.borrow_and_update();
             let ended = self.replay(last, client).await?;
+            let is_last = ended || self.nothing_more_will_come();
+            let now_micros = self.clock.monotonic_micros();
             let progress = self.watched.progress(self.clock.as_ref());
-            let is_news = last_progress.as_ref().is_none_or(|last| {
-                last.sequence != progress.sequence
-                    || last.rows_per_second != progress.rows_per_second
-            });
-            if is_news {
+            let due_in = self.progress_due_in(last_progress.as_ref(), &progress, now_micros);
+            if due_in.is_some_and(|due_in| is_last || due_in.is_zero()) {
                 send(client, WatchItem::Progress(progress.clone())).await?;
-                last_progress = Some(progress);
+                last_progress = Some((now_micros, progress));
             }
-            if ended || self.nothing_more_will_come() {
+            if is_last {
                 return Ok(());
             }
-            self.wait(&mut sequence, client).await?;
+            let due_in = due_in.filter(|due_in| !due_in.is_zero());
+            self.wait(&mut sequence, due_in, client).await?;
         }
+    }
+
+    /// When `progress` may be sent; `None`: it is no news.
+    fn progress_due_in(
+        &self,
+        last: Option<&(i64, Progress)>,
+        progress: &Progress,
+        now_micros: i64,
+    ) -> Option<Duration> {
+        let Some((sent_micros, last)) = last else {
+            return Some(Duration::ZERO);
+        };
+        let is_news =
+            last.sequence != progress.sequence || last.rows_per_second != progress.rows_per_second;
+        let since = Duration::from_micros(u64::try_from(now_micros - sent_micros).unwrap_or(0));
+        is_news.then(|| self.settings.progress_interval.saturating_sub(since))
     }
 
     /// Sends the events up to `last`; whether the one that ends the backfill was among them.
@@ -255,20 +273,24 @@ impl Watcher {
         state.state.is_terminal() && self.seen_sequence >= state.last_sequence
     }
 
+    /// Until there are events, or a snapshot that was held back is due.
     async fn wait(
         &self,
         sequence: &mut watch::Receiver<u64>,
+        progress_due_in: Option<Duration>,
         client: &mpsc::Sender<Result<WatchItem>>,
     ) -> std::result::Result<(), Interrupted> {
+        let mut due = self.clock.sleep(progress_due_in.unwrap_or_default());
         loop {
             let pause = self.clock.sleep(self.settings.heartbeat_interval);
             tokio::select! {
                 changed = sequence.changed() => {
                     changed.map_err(|_| Interrupted::Failed(Error::Stopping))?;
-                    // Changes that come together make one snapshot.
-                    self.clock.sleep(self.settings.progress_interval.min(Duration::from_millis(50))).await;
+                    // Changes that come together are read together.
+                    self.clock.sleep(self.settings.progress_interval.min(COALESCE)).await;
                     return Ok(());
                 }
+                () = &mut due, if progress_due_in.is_some() => return Ok(()),
                 () = pause => send(client, WatchItem::Heartbeat(self.clock.now_micros())).await?,
                 () = client.closed() => return Err(Interrupted::ClientGone),
                 () = self.stopping.cancelled() => return Err(Interrupted::Failed(Error::Stopping)),

@@ -79,6 +79,7 @@ impl Embedded {
         let scope = Scope::Partition {
             partition: work.partition.clone(),
             basis: work.basis,
+            available_by: work.available_by,
         };
         let context = self.sessions.open(&work.inputs, &scope)?;
         let logical = self.sessions.plan(&context, &work.inputs, &scope).await?;

@@ -1,4 +1,8 @@
 //! A table over an explicit list of files: a source's, or the published ones that make up `prior`.
+//!
+//! A source's rows are cut to what the partition may see *inside* of the table. As a filter around it the cut would be
+//! merged with the query's own predicates, which would then run over the rows of other partitions in the same file too: a
+//! division by zero there, or an instant that this partition may not look at, would fail this one.
 
 use std::{any::Any, path::PathBuf, sync::Arc};
 
@@ -6,6 +10,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
+    common::DFSchema,
     datasource::{
         file_format::FileFormat,
         listing::PartitionedFile,
@@ -14,12 +19,12 @@ use datafusion::{
     },
     error::{DataFusionError, Result},
     execution::object_store::ObjectStoreUrl,
-    logical_expr::{Expr, TableProviderFilterPushDown, TableType},
-    physical_plan::{ExecutionPlan, empty::EmptyExec},
+    logical_expr::{Expr, TableType},
+    physical_plan::{ExecutionPlan, empty::EmptyExec, filter::FilterExecBuilder, project_schema},
     scalar::ScalarValue,
 };
 
-use super::{cut, source::object_path};
+use super::{filter_barrier::FilterBarrierExec, source::object_path};
 
 /// One file of a table.
 #[derive(Debug, Clone)]
@@ -30,7 +35,7 @@ pub(super) struct TableFile {
     pub(super) hive_value: Option<String>,
 }
 
-/// Rows of files, in the order of the files. Columns that a file lacks are null.
+/// Rows of files that pass the cut, in the order of the files. Columns that a file lacks are null.
 #[derive(Debug)]
 pub(super) struct FileTable {
     format: Arc<dyn FileFormat>,
@@ -40,12 +45,14 @@ pub(super) struct FileTable {
 }
 
 impl FileTable {
-    /// `schema` ends with the hive column if there is one.
+    /// `schema` ends with the hive column if there is one. Without a `cut` all rows are there; its literals have the types of
+    /// the columns that they are compared with.
     pub(super) fn new(
         format: Arc<dyn FileFormat>,
         schema: &SchemaRef,
         has_hive_column: bool,
         files: Vec<TableFile>,
+        cut: Option<Expr>,
     ) -> Self {
         let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
         let hive = has_hive_column.then(|| fields.pop()).flatten();
@@ -53,16 +60,7 @@ impl FileTable {
             format,
             columns: TableSchema::new(Arc::new(Schema::new(fields)), hive.into_iter().collect()),
             files,
-            cut: None,
-        }
-    }
-
-    /// Only rows that `cut` accepts exist; literals in it are of their column's type.
-    #[must_use]
-    pub(super) fn with_cut(self, cut: Expr) -> Self {
-        Self {
-            cut: Some(cut),
-            ..self
+            cut,
         }
     }
 
@@ -98,14 +96,6 @@ impl TableProvider for FileTable {
         TableType::Base
     }
 
-    fn supports_filters_pushdown(
-        &self,
-        filters: &[&Expr],
-    ) -> Result<Vec<TableProviderFilterPushDown>> {
-        // The rows are filtered above.
-        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
-    }
-
     async fn scan(
         &self,
         state: &dyn Session,
@@ -114,22 +104,18 @@ impl TableProvider for FileTable {
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         if self.files.is_empty() {
-            let schema = datafusion::physical_plan::project_schema(&self.schema(), projection)?;
+            let schema = project_schema(&self.schema(), projection)?;
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
-        if let Some(cut) = &self.cut {
-            let (read, kept) = cut::columns_to_read(&self.schema(), cut, projection)?;
-            // No limit: rows that are cut out do not count.
-            let rows = self.rows(state, Some(read), None).await?;
-            return cut::cut_out(state, rows, cut, kept);
+        match &self.cut {
+            None => self.scan_files(state, projection.cloned(), limit).await,
+            Some(cut) => self.scan_cut(state, projection, cut).await,
         }
-        self.rows(state, projection.cloned(), limit).await
     }
 }
 
 impl FileTable {
-    /// Every row of the files.
-    async fn rows(
+    async fn scan_files(
         &self,
         state: &dyn Session,
         projection: Option<Vec<usize>>,
@@ -146,5 +132,34 @@ impl FileTable {
         .with_limit(limit)
         .build();
         self.format.create_physical_plan(state, config).await
+    }
+
+    /// The limit of a scan counts rows that pass the cut, so the files cannot be told of it.
+    async fn scan_cut(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        cut: &Expr,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let schema = self.schema();
+        let asked: Vec<usize> = match projection {
+            Some(asked) => asked.clone(),
+            None => (0..schema.fields().len()).collect(),
+        };
+        // The asked columns first, in their order, then those that only the cut reads.
+        let mut read = asked.clone();
+        for column in cut.column_refs() {
+            let index = schema.index_of(&column.name)?;
+            if !read.contains(&index) {
+                read.push(index);
+            }
+        }
+        let read_schema = DFSchema::try_from(schema.project(&read)?)?;
+        let predicate = state.create_physical_expr(cut.clone(), &read_schema)?;
+        let rows = self.scan_files(state, Some(read), None).await?;
+        let seen = FilterExecBuilder::new(predicate, rows)
+            .apply_projection(Some((0..asked.len()).collect()))?
+            .build()?;
+        Ok(Arc::new(FilterBarrierExec::new(Arc::new(seen))))
     }
 }

@@ -9,11 +9,11 @@
 
 mod as_of;
 pub mod check;
-mod cut;
 mod embedded;
 mod entity_table;
 mod error;
 mod file_table;
+mod filter_barrier;
 mod function_rules;
 mod parameters;
 mod sequential;
@@ -69,6 +69,8 @@ pub struct PartitionWork {
     pub partition: Partition,
     /// What it may know.
     pub basis: SysTime,
+    /// Source rows that became available after it are not there; `None`: all are.
+    pub available_by: Option<SysTime>,
     /// Which try.
     pub attempt: AttemptId,
 }

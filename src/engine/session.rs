@@ -2,7 +2,7 @@
 //!
 //! | name | rows |
 //! |---|---|
-//! | `<source>` | event time in `[start - lookback, end)`; `available_at`, where declared, at or before the basis |
+//! | `<source>` | event time in `[start - lookback, end)`; `available_at`, where declared, at or before the basis, except as known now |
 //! | `<type>` | one per entity: its state at the partition's last instant, or at its start |
 //! | `<type>_history` | versions that overlap the partition, clipped to it |
 //! | `<type>_at(id, ts)` | a function: the state at each row's own instant |
@@ -66,6 +66,8 @@ pub(super) enum Scope {
         partition: Partition,
         /// What is known.
         basis: SysTime,
+        /// What is known of sources that say when a row became available; `None`: all that is there.
+        available_by: Option<SysTime>,
     },
 }
 
@@ -160,12 +162,24 @@ impl Sessions {
         };
         let zone_days = PartitionCalendar::new(Grain::Daily, inputs.transform.spec.zone);
         let mut cut = event_time_cut(&schema, &source.event_time_column, &window, &zone_days)?;
-        if let (Some(column), Scope::Partition { basis, .. }) = (&source.available_at_column, scope)
+        if let (
+            Some(column),
+            Scope::Partition {
+                available_by: Some(basis),
+                ..
+            },
+        ) = (&source.available_at_column, scope)
         {
             cut = cut.and(available_cut(&schema, column, *basis)?);
         }
-        let table = FileTable::new(format_of(source), &schema, source.hive.is_some(), files);
-        context.register_table(source.name.as_str(), Arc::new(table.with_cut(cut)))?;
+        let table = FileTable::new(
+            format_of(source),
+            &schema,
+            source.hive.is_some(),
+            files,
+            Some(cut),
+        );
+        context.register_table(source.name.as_str(), Arc::new(table))?;
         Ok(())
     }
 
@@ -180,7 +194,9 @@ impl Sessions {
         let end = window.to.unwrap_or(window.from);
         let (basis, world) = match scope {
             Scope::Check(_) => (self.store.latest_basis(), World::Unread),
-            Scope::Partition { partition, basis } => (
+            Scope::Partition {
+                partition, basis, ..
+            } => (
                 *basis,
                 World::Pinned {
                     store: self.store.clone(),
@@ -232,7 +248,7 @@ impl Sessions {
             }
         };
         let format = Arc::new(ParquetFormat::default().with_force_view_types(false));
-        let table = FileTable::new(format, &schema, false, files);
+        let table = FileTable::new(format, &schema, false, files, None);
         context.register_table(PRIOR, Arc::new(table))?;
         Ok(())
     }
@@ -332,25 +348,27 @@ fn first_at_or_after(
     days: &PartitionCalendar,
 ) -> Result<ScalarValue> {
     let micros = instant.micros();
-    if *data_type == DataType::Date32 {
-        return Ok(ScalarValue::Date32(Some(date_at_or_after(instant, days)?)));
+    match data_type {
+        DataType::Timestamp(unit, zone) => {
+            let zone = zone.clone();
+            Ok(match unit {
+                TimeUnit::Second => {
+                    ScalarValue::TimestampSecond(Some(ceil_div(micros, 1_000_000)), zone)
+                }
+                TimeUnit::Millisecond => {
+                    ScalarValue::TimestampMillisecond(Some(ceil_div(micros, 1_000)), zone)
+                }
+                TimeUnit::Microsecond => ScalarValue::TimestampMicrosecond(Some(micros), zone),
+                TimeUnit::Nanosecond => {
+                    ScalarValue::TimestampNanosecond(Some(micros.saturating_mul(1_000)), zone)
+                }
+            })
+        }
+        DataType::Date32 => Ok(ScalarValue::Date32(Some(date_at_or_after(instant, days)?))),
+        other => Err(Error::Broken {
+            cause: format!("{other} is no time type"),
+        }),
     }
-    let DataType::Timestamp(unit, zone) = data_type else {
-        return Err(Error::Broken {
-            cause: format!("{data_type} is no time type"),
-        });
-    };
-    let zone = zone.clone();
-    Ok(match unit {
-        TimeUnit::Second => ScalarValue::TimestampSecond(Some(ceil_div(micros, 1_000_000)), zone),
-        TimeUnit::Millisecond => {
-            ScalarValue::TimestampMillisecond(Some(ceil_div(micros, 1_000)), zone)
-        }
-        TimeUnit::Microsecond => ScalarValue::TimestampMicrosecond(Some(micros), zone),
-        TimeUnit::Nanosecond => {
-            ScalarValue::TimestampNanosecond(Some(micros.saturating_mul(1_000)), zone)
-        }
-    })
 }
 
 fn ceil_div(value: i64, divisor: i64) -> i64 {

@@ -3,6 +3,13 @@
 // Says to clippy that helpers are test code too.
 #![cfg(test)]
 
+mod backfill_crash;
+mod backfill_knowledge;
+mod backfill_leakage;
+mod backfill_run;
+mod backfill_sources;
+mod backfill_support;
+mod backfill_watch;
 mod calendar;
 mod conformance;
 mod lake;

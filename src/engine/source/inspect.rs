@@ -189,6 +189,22 @@ pub fn check_columns<'a>(
                 ),
             ));
         }
+        // A CSV reader goes by place: it would read one column as the other.
+        let expected = source
+            .columns
+            .iter()
+            .map(|column| &column.name)
+            .filter(|name| Some(name.as_str()) != hive_column);
+        if source.format == SourceFormat::Csv && !names.iter().eq(expected) {
+            return Err(unusable(
+                source,
+                format!(
+                    "{} has its columns in another order than the source had when it was created, or has more of them ({}); mend the file, or declare the source anew under another name",
+                    file.path.display(),
+                    names.join(", ")
+                ),
+            ));
+        }
     }
     Ok(())
 }

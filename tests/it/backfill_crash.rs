@@ -1,0 +1,221 @@
+//! `kill -9` of the real binary, again and again, in the middle of a backfill.
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher, Hasher},
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use hindcast::pb::{self, BackfillState, PartitionState, watch_backfill_response::Message};
+use tokio::time::timeout;
+
+use crate::backfill_support::{
+    Clients, assert_dense, csv_source, daily, partition_changes, source_input, spec,
+};
+
+const HOURS: usize = 40;
+const KILLS: usize = 4;
+/// A life of the server ends after at most this long.
+const LONGEST_LIFE_MS: u64 = 700;
+
+/// `hindcast serve`, killed when it is dropped.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may be gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn serve(folder: &Path) -> (Process, Clients) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_hindcast"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--store-cache", "16MiB"])
+        .arg("--data-dir")
+        .arg(folder.join("data"))
+        .env("RUST_LOG", "error")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let stdout = child.stdout.take().expect("piped");
+    let process = Process(child);
+    let line = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).expect("a line");
+        line
+    })
+    .await
+    .expect("read");
+    let address = line
+        .split("http://")
+        .nth(1)
+        .and_then(|rest| rest.split(',').next())
+        .unwrap_or_else(|| panic!("no address in {line:?}"));
+    let clients = Clients::connect(address.parse().expect("an address")).await;
+    (process, clients)
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    /// From `HINDCAST_TEST_SEED`, or else from the machine; printed for a failure's sake.
+    fn seeded(what: &str) -> Self {
+        let seed = match std::env::var("HINDCAST_TEST_SEED") {
+            Ok(text) => text.parse().expect("a number"),
+            Err(_) => std::hash::RandomState::new().build_hasher().finish(),
+        };
+        println!("{what}: HINDCAST_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+}
+
+/// Every fifth hour has no row: its partition is published empty.
+fn hourly_rows() -> String {
+    let mut text = "ts,v\n".to_owned();
+    for hour in (0..HOURS).filter(|hour| hour % 5 != 4) {
+        let (day, hour_of_day) = (1 + hour / 24, hour % 24);
+        text.push_str(&format!("2013-01-{day:02}T{hour_of_day:02}:30:00,{hour}\n"));
+    }
+    text
+}
+
+fn hourly(name: &str, sql: &str, prior: bool) -> pb::Transform {
+    pb::Transform {
+        sources: vec![source_input("events")],
+        grain: pb::Grain::Hourly.into(),
+        prior: prior.then_some(pb::PriorInput { partitions: 0 }),
+        output_columns: vec!["v int64".to_owned()],
+        ..daily(name, sql)
+    }
+}
+
+fn hours(name: &str) -> pb::BackfillSpec {
+    let mut spec = spec(
+        name,
+        "2013-01-01T00:00:00Z",
+        "2013-01-02T16:00:00Z",
+        pb::Knowledge::AsKnownNow,
+    );
+    spec.max_active_partitions = 4;
+    spec
+}
+
+/// Reads events into `events` until the stream ends, breaks, or `life` is over.
+async fn follow(clients: &mut Clients, name: &str, life: Duration, events: &mut Vec<pb::Event>) {
+    let after = events.last().map_or(0, |event| event.sequence);
+    let mut stream = clients.watch(name, after).await;
+    let reading = async {
+        while let Ok(Some(item)) = stream.message().await {
+            if let Some(Message::Event(event)) = item.message {
+                events.push(event);
+            }
+        }
+    };
+    // Killed in the middle of whatever comes then.
+    let _ = timeout(life, reading).await;
+}
+
+async fn survives(what: &str, sql: &str, prior: bool) {
+    let mut random = Random::seeded(what);
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = folder.path().join("events.csv");
+    std::fs::write(&source, hourly_rows()).expect("written");
+    let (mut process, mut clients) = serve(folder.path()).await;
+    clients
+        .create_source(csv_source("events", &source, &[("v", "int64")]))
+        .await
+        .expect("created");
+    for name in ["shaken", "calm"] {
+        clients
+            .register(hourly(name, sql, prior))
+            .await
+            .expect("registered");
+    }
+    let name = clients.create(hours("shaken")).await.expect("created").name;
+
+    let mut events = Vec::new();
+    let mut kills = 0;
+    while kills < KILLS {
+        let life = Duration::from_millis(random.below(LONGEST_LIFE_MS));
+        follow(&mut clients, &name, life, &mut events).await;
+        if clients.get(&name).await.end_time.is_some() {
+            break;
+        }
+        drop(process);
+        kills += 1;
+        (process, clients) = serve(folder.path()).await;
+    }
+    println!("{what}: {kills} kills");
+    follow(&mut clients, &name, Duration::from_secs(60), &mut events).await;
+    assert_dense(&events);
+    assert_eq!(events, clients.events(&name, 0).await, "PR-1");
+    check_published_once(&mut clients, &name, &events).await;
+
+    let calm = clients.run_well(hours("calm")).await;
+    assert_eq!(clients.rows("shaken").await, clients.rows("calm").await);
+    let shaken = clients.get(&name).await;
+    assert_eq!(shaken.rows_read, calm.backfill.rows_read);
+    assert_eq!(shaken.rows_written, calm.backfill.rows_written);
+    drop(process);
+}
+
+/// `BF-1`, as the events, the partitions and the table itself tell it.
+async fn check_published_once(clients: &mut Clients, name: &str, events: &[pb::Event]) {
+    let ended = clients.ended(name).await;
+    assert_eq!(
+        ended.backfill.state(),
+        BackfillState::Succeeded,
+        "{:?}",
+        ended.partitions
+    );
+    let mut published: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut attempts: BTreeMap<&str, u32> = BTreeMap::new();
+    for change in partition_changes(events) {
+        match change.state() {
+            PartitionState::Succeeded => *published.entry(&change.label).or_default() += 1,
+            PartitionState::Running => *attempts.entry(&change.label).or_default() += 1,
+            _ => {}
+        }
+    }
+    assert_eq!(published.len(), HOURS);
+    assert!(published.values().all(|&count| count == 1), "{published:?}");
+    for partition in &ended.partitions {
+        let begun = attempts[partition.label.as_str()];
+        assert_eq!(partition.attempt_count, begun, "{}", partition.label);
+        assert_ne!(partition.snapshot_id, 0, "{}", partition.label);
+    }
+    let table = clients.table("shaken").await;
+    let replaced: u32 = table
+        .snapshots
+        .iter()
+        .filter(|snapshot| snapshot.backfill == name)
+        .map(|snapshot| snapshot.partition_count)
+        .sum();
+    assert_eq!(replaced as usize, HOURS, "{:?}", table.snapshots);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_parallel_backfill_survives_kills() {
+    let sql = "SELECT v, n FROM events CROSS JOIN (SELECT count(*) AS n FROM generate_series(1, 200) a, generate_series(1, 200) b)";
+    let sql = format!("SELECT v + n - 40000 AS v FROM ({sql})");
+    Box::pin(survives("parallel", &sql, false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backfill_with_prior_survives_kills() {
+    let sql = "SELECT v + coalesce((SELECT max(v) FROM prior), 0) AS v FROM events";
+    Box::pin(survives("prior", sql, true)).await;
+}
