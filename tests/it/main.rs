@@ -12,3 +12,4 @@ mod store_grpc;
 mod store_model;
 mod store_support;
 mod store_write;
+mod support;
