@@ -5,6 +5,8 @@
 
 mod calendar;
 mod conformance;
+mod flights;
+mod flights_year;
 mod lake;
 mod store_columns;
 mod store_crash;
