@@ -12,6 +12,8 @@ mod backfill_support;
 mod backfill_watch;
 mod calendar;
 mod conformance;
+mod flights;
+mod flights_year;
 mod lake;
 mod store_columns;
 mod store_crash;

@@ -134,8 +134,11 @@ impl Service {
         declared.expect("declared");
     }
 
-    /// Writes any number of mutations, several batches at a time; gives the last commit's system time and all versions.
-    pub(crate) async fn write(&mut self, mutations: Vec<pb::Mutation>) -> (Timestamp, u64) {
+    /// Writes any number of mutations, batch after batch; gives the last commit's system time and all versions.
+    pub(crate) async fn write(
+        &mut self,
+        mutations: impl IntoIterator<Item = pb::Mutation>,
+    ) -> (Timestamp, u64) {
         let (mut last, mut versions) = (None, 0);
         let mut rest = mutations.into_iter();
         loop {
