@@ -110,9 +110,10 @@ impl From<()> for Outcome {
 impl Cli {
     /// What this command logs, and how.
     pub fn telemetry(&self) -> Telemetry {
-        match &self.command {
-            Command::Serve(args) => Telemetry::server(args.log_format()),
-            _ => Telemetry::client(),
+        if let Command::Serve(args) = &self.command {
+            Telemetry::server(args.log_format())
+        } else {
+            Telemetry::client()
         }
     }
 

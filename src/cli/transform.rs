@@ -323,7 +323,7 @@ async fn list(client: &Client, format: Format) -> Result<(), Error> {
     if format == Format::Json {
         return output::json(&response);
     }
-    let mut columns = Columns::new(&["name", ">revision", "output table", "partitions", "inputs"]);
+    let mut columns = Columns::new(&["name", ">revision", "output table", "partitions", "~inputs"]);
     for transform in &response.transforms {
         columns.row(row![
             &transform.name,
