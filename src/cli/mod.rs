@@ -45,12 +45,18 @@ A first look (nothing needed, takes under a minute):
 A server and its first backfill:
   hindcast serve &
   hindcast apply -f examples/flights/hindcast.toml
-  hindcast entity load examples/flights/entities/aircraft.ndjson examples/flights/entities/airport_weather.ndjson
-  hindcast backfill create daily_punctuality --from 2013-01-01 --to 2013-04-01 --knowledge as-known-now --watch
+  hindcast entity load examples/flights/entities/*.ndjson
+  hindcast backfill create daily_punctuality --from 2013-01-01 --to 2013-04-01 \\
+    --knowledge as-known-now --watch
   hindcast table rows daily_punctuality --limit 10
 
-Words: valid time is when a fact is true in the world; system time is when hindcast learned it; a basis is a system time
-that a read is pinned to, and reading at one basis gives the same answer for ever.";
+Words:
+  valid time    when a fact is true in the world
+  system time   when hindcast learned it
+  basis         a system time that a read is pinned to: the same answer for ever
+
+Exit codes: 0 done, 1 failed, 2 arguments that make no sense, 64 settings or a
+definitions file that cannot be used.";
 
 /// Recomputes history correctly: a bitemporal entity store, and backfills that see the world as it was
 #[derive(Debug, Parser)]
@@ -59,13 +65,14 @@ pub struct Cli {
     /// The server that client commands speak to
     #[arg(long, global = true, env = "HINDCAST_SERVER", default_value = DEFAULT_SERVER, value_name = "URL")]
     server: String,
-    /// Who reads the output
+    /// Who reads the output: people (table) or machines (json)
     #[arg(
         long,
         short,
         global = true,
         value_enum,
         default_value_t,
+        hide_possible_values = true,
         value_name = "FORMAT"
     )]
     output: Format,

@@ -191,6 +191,11 @@ pub(crate) fn terminal_width() -> Option<u16> {
     Table::new().width().filter(|width| *width > 0)
 }
 
+/// A `file://` address as a path.
+pub(crate) fn local_path(address: &str) -> &str {
+    address.strip_prefix("file://").unwrap_or(address)
+}
+
 /// A page of `name  value` lines about one thing; empty values are left out.
 pub(crate) fn facts(facts: &[(&str, String)]) -> Result<(), Error> {
     let width = facts.iter().map(|(name, _)| name.len()).max().unwrap_or(0);

@@ -108,7 +108,7 @@ async fn list(client: &Client, format: Format) -> Result<(), Error> {
             output::count(table.row_count),
             output::count(table.file_count),
             times::show_size(table.size_bytes),
-            &table.location,
+            output::local_path(&table.location),
         ]);
     }
     columns.print("no tables yet: a transform's first backfill makes its table")

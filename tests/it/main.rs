@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod calendar;
+mod cli;
 mod conformance;
 mod lake;
 mod store_columns;

@@ -21,18 +21,25 @@ use crate::{
 };
 
 const RANGE_HELP: &str = "\
---from and --to are partition boundaries: 2013-01-01 or 2013-01-01T05:00 in the transform's time zone, or RFC 3339. A
-local time that occurs twice, where clocks are set back, is the earlier one; one that clocks skip is refused.
+Times: --from and --to are partition boundaries, 2013-01-01 or 2013-01-01T05:00
+in the transform's time zone, or RFC 3339. A local time that occurs twice, where
+clocks are set back, is the earlier one; one that clocks skip is refused.
 
---knowledge says which world the partitions see, and has no default, because the wrong one is silently wrong:
-  as-known-then   what was known at each partition's end plus --availability-delay: what a pipeline running that night
+--knowledge says which world the partitions see. It has no default, because the
+wrong one is silently wrong:
+  as-known-then   what was known at each partition's end plus
+                  --availability-delay: what a pipeline running that night
                   would have computed; training data without leaks
-  as-known-now    what is known when the backfill is created, later corrections included: what really was true
-  at-basis        what was known at --basis: the exact re-run of an earlier backfill
+  as-known-now    what is known when the backfill is created, later corrections
+                  included: what really was true
+  at-basis        what was known at --basis: the exact re-run of an earlier
+                  backfill
 
 Examples:
-  hindcast backfill plan daily_punctuality --from 2013-01-01 --to 2013-04-01 --knowledge as-known-now
-  hindcast backfill create daily_punctuality --from 2013-01-01 --to 2013-04-01 --knowledge as-known-now --watch
+  hindcast backfill plan daily_punctuality --from 2013-01-01 --to 2013-04-01 \\
+    --knowledge as-known-now
+  hindcast backfill create daily_punctuality --from 2013-01-01 --to 2013-04-01 \\
+    --knowledge as-known-now --watch
   hindcast backfill create daily_punctuality --from 2013-02-08 --to 2013-02-09 \\
     --knowledge at-basis --basis 2026-03-01T12:00:00Z";
 
