@@ -14,6 +14,9 @@ use super::{
     style,
 };
 
+/// What progress bars are drawn with.
+pub(crate) const BAR_CHARS: &str = "━━─";
+
 /// Who reads the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Format {
@@ -49,6 +52,10 @@ pub(crate) fn json_value_line<T: Serialize>(value: &T) -> Result<(), Error> {
     line(serde_json::to_string(value).map_err(io::Error::from)?)
 }
 
+/// Between columns.
+const PADDING: u16 = 1;
+/// What ends a styled cell.
+const STYLE_END: &str = "\x1b[0m";
 /// The least that a column that wraps is worth; with less than this left, lines run over instead.
 const MIN_WRAPPED_WIDTH: u16 = 24;
 
@@ -80,7 +87,7 @@ impl Columns {
         }));
         for (index, heading) in headings.iter().enumerate() {
             if let Some(column) = table.column_mut(index) {
-                column.set_padding((0, 2));
+                column.set_padding((0, PADDING));
                 if heading.starts_with('>') {
                     column.set_cell_alignment(CellAlignment::Right);
                 }
@@ -107,7 +114,7 @@ impl Columns {
             return line(empty);
         }
         self.fit();
-        line(self.table.trim_fmt())
+        self.table.lines().try_for_each(|text| line(trimmed(&text)))
     }
 
     /// Wraps the column that may wrap, if that makes the table fit the terminal.
@@ -115,14 +122,13 @@ impl Columns {
         let (Some(wrapped), Some(terminal_width)) = (self.wrapped, terminal_width()) else {
             return;
         };
-        let padding = 2;
         let others: u16 = self
             .table
             .column_max_content_widths()
             .iter()
             .enumerate()
             .filter(|(index, _)| *index != wrapped)
-            .map(|(_, width)| width.saturating_add(padding))
+            .map(|(_, width)| width.saturating_add(PADDING))
             .sum();
         if terminal_width.saturating_sub(others) < MIN_WRAPPED_WIDTH {
             return;
@@ -135,6 +141,15 @@ impl Columns {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
+    }
+}
+
+/// A table's line without the blanks that fill its last cell, which a narrow terminal would show as a line of their own.
+fn trimmed(line: &str) -> String {
+    let line = line.trim_end();
+    match line.strip_suffix(STYLE_END) {
+        Some(styled) => format!("{}{STYLE_END}", styled.trim_end()),
+        None => line.to_owned(),
     }
 }
 
@@ -223,6 +238,12 @@ pub(crate) fn counted(number: u64, singular: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_end_with_their_text() {
+        assert_eq!(trimmed("a  b   "), "a  b");
+        assert_eq!(trimmed("\x1b[2mNAME   \x1b[0m "), "\x1b[2mNAME\x1b[0m");
+    }
 
     #[test]
     fn numbers_read_well() {

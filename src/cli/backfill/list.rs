@@ -17,6 +17,9 @@ const BACKFILL_PAGE_SIZE: u32 = 1_000;
 /// Partitions per page.
 const PARTITION_PAGE_SIZE: u32 = 10_000;
 
+/// From how wide a terminal on creation times are shown; narrower ones keep each backfill on one line.
+const CREATED_WIDTH: u16 = 120;
+
 /// Arguments of `backfill list`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ListArgs {
@@ -90,38 +93,45 @@ pub(super) async fn list(args: &ListArgs, client: &Client, format: Format) -> Re
             items: &backfills,
         });
     }
-    let mut columns = Columns::new(&[
-        "name",
-        "transform",
-        "from",
-        "to",
-        "knowledge",
-        "state",
-        "done",
-        "created",
-    ]);
+    let wide = output::terminal_width().is_none_or(|width| width >= CREATED_WIDTH);
+    let mut headings = vec!["name", "transform", "from", "to", "known", "state", "done"];
+    if wide {
+        headings.push("created");
+    }
+    let mut columns = Columns::new(&headings);
     for backfill in &backfills {
         let spec = backfill.spec.clone().unwrap_or_default();
         let zone = times::zone(&backfill.time_zone)?;
         let counts = backfill.partition_counts.as_ref();
-        columns.row(row![
+        let mut fields = Vec::from(row![
             &backfill.name,
             &spec.transform,
             times::show_boundary(spec.from.as_ref(), zone),
             times::show_boundary(spec.to.as_ref(), zone),
-            enum_name::<pb::Knowledge>(spec.knowledge)
-                .to_lowercase()
-                .replace('_', "-"),
+            known_at(spec.knowledge()),
             Field::state(&enum_name::<BackfillState>(backfill.state)),
             format!(
                 "{}/{}",
                 counts.map_or(0, |counts| counts.succeeded),
                 watch::total(counts)
             ),
-            times::show_seconds(backfill.create_time.as_ref()),
         ]);
+        if wide {
+            fields.push(times::show_seconds(backfill.create_time.as_ref()).into());
+        }
+        columns.row(fields);
     }
     columns.print("no backfills yet; `hindcast backfill create --help` shows how to start one")
+}
+
+/// Which world the partitions see, in a word.
+fn known_at(knowledge: pb::Knowledge) -> &'static str {
+    match knowledge {
+        pb::Knowledge::AsKnownThen => "then",
+        pb::Knowledge::AsKnownNow => "now",
+        pb::Knowledge::AtBasis => "basis",
+        pb::Knowledge::Unspecified => "?",
+    }
 }
 
 pub(super) async fn partitions(

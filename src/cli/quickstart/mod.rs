@@ -203,8 +203,8 @@ async fn end(story: &mut Story, client: &Client, args: &Args) -> Result<(), Erro
             output::counted(table.row_count, "row")
         ))?;
         story.show(&format!(
-            "  Iceberg, for any reader: {}",
-            output::local_path(&table.metadata_location)
+            "  Iceberg, for any reader, in {}",
+            output::local_path(&table.location)
         ))?;
     }
     let hindcast = story::program();

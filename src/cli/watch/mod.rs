@@ -115,8 +115,10 @@ pub(crate) async fn follow(
         };
         failures += 1;
         let wait = Duration::from_millis(*wait_ms);
+        // What follows is advice to clients that do not come back by themselves.
+        let cause = reason.split(';').next().unwrap_or(&reason);
         view.note(&format!(
-            "connection lost ({reason}); trying again in {}",
+            "no connection: {cause}; trying again in {}",
             times::show_duration(wait)
         ))?;
         clock.sleep(wait).await;
