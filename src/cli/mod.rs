@@ -38,6 +38,9 @@ use crate::{telemetry::Telemetry, time::Clock};
 /// Where a server listens unless told otherwise.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:4780";
 
+/// The heading of what every command takes.
+const COMMON: &str = "Server and output";
+
 const TOUR: &str = "\
 A first look (nothing needed, takes under a minute):
   hindcast quickstart
@@ -63,7 +66,8 @@ definitions file that cannot be used.";
 #[command(name = "hindcast", version, after_help = TOUR, max_term_width = 120)]
 pub struct Cli {
     /// The server that client commands speak to
-    #[arg(long, global = true, env = "HINDCAST_SERVER", default_value = DEFAULT_SERVER, value_name = "URL")]
+    #[arg(long, global = true, env = "HINDCAST_SERVER", default_value = DEFAULT_SERVER, value_name = "URL",
+        help_heading = COMMON)]
     server: String,
     /// Who reads the output: people (table) or machines (json)
     #[arg(
@@ -73,7 +77,8 @@ pub struct Cli {
         value_enum,
         default_value_t,
         hide_possible_values = true,
-        value_name = "FORMAT"
+        value_name = "FORMAT",
+        help_heading = COMMON
     )]
     output: Format,
     #[command(subcommand)]

@@ -25,8 +25,8 @@ pub(crate) struct SpecArgs {
     /// Last partition's end, exclusive
     #[arg(long, value_name = "TIME")]
     pub(super) to: TimeArg,
-    /// Which world the partitions see; see below
-    #[arg(long, value_enum)]
+    /// Which world the partitions see: as-known-then, as-known-now or at-basis; see below
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "WORLD")]
     pub(super) knowledge: KnowledgeArg,
     /// With at-basis: the system time to read at (RFC 3339, or local forms taken as UTC)
     #[arg(long, value_name = "TIME", required_if_eq("knowledge", "at-basis"))]

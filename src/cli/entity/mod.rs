@@ -13,36 +13,50 @@ use super::{
     times::{self, TimeArg},
 };
 
-const TIMES: &str = "Times: RFC 3339 (2013-02-08T07:00:00-05:00), or 2013-02-08 or 2013-02-08T12:00, taken as UTC.\n\
-    Valid time is when something is true in the world; the basis is the system time up to which hindcast knew about it.";
+const TIMES: &str = "\
+Times: RFC 3339 (2013-02-08T07:00:00-05:00), or 2013-02-08 or 2013-02-08T12:00,
+taken as UTC. Valid time is when something is true in the world; the basis is
+the system time up to which hindcast knew about it.";
 
 /// Entities: what is true when, and since when hindcast knows it
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Gives an entity these attributes over a range of valid time
-    #[command(after_help = PUT_HELP)]
+    #[command(after_help = format!("{TIMES}\n\n{PUT_HELP}"))]
     Put(write::PutArgs),
     /// Says that there is no such entity over a range of valid time
+    #[command(after_help = TIMES)]
     End(write::EndArgs),
     /// Shows one entity as of a point in time
-    #[command(after_help = GET_HELP)]
+    #[command(after_help = format!("{TIMES}\n\n{GET_HELP}"))]
     Get(read::GetArgs),
     /// Shows every version of an entity, corrected ones included
+    #[command(after_help = TIMES)]
     History(read::HistoryArgs),
     /// Shows every entity of a type as of a point in time
+    #[command(after_help = TIMES)]
     Scan(read::ScanArgs),
     /// Loads entities from a file, one JSON object per line
     #[command(after_help = LOAD_HELP)]
     Load(LoadArgs),
 }
 
-const PUT_HELP: &str = "Attributes that are not named are null. Without --to and --forever the values hold until the \
-    timeline next changes.\nPutting what is there already writes nothing.\n\n\
-    Examples:\n  hindcast entity put aircraft N14228 model=737-824 seats=149 --from 1999-01-01 --forever\n  \
-    hindcast entity put airport_weather JFK temp=31.5 --from 2013-02-08T12:00 --to 2013-02-08T13:00";
+const PUT_HELP: &str = "\
+Attributes that are not named are null. Without --to and --forever the values
+hold until the timeline next changes. Putting what is there already writes
+nothing.
 
-const GET_HELP: &str = "Examples:\n  hindcast entity get airport_weather JFK --at 2013-02-08T12:00\n  \
-    hindcast entity get airport_weather JFK --at 2013-02-08T12:00 --basis 2026-03-01T00:00:00Z";
+Examples:
+  hindcast entity put aircraft N14228 model=737-824 seats=149 \\
+    --from 1999-01-01 --forever
+  hindcast entity put airport_weather JFK temp=31.5 \\
+    --from 2013-02-08T12:00 --to 2013-02-08T13:00";
+
+const GET_HELP: &str = "\
+Examples:
+  hindcast entity get airport_weather JFK --at 2013-02-08T12:00
+  hindcast entity get airport_weather JFK --at 2013-02-08T12:00 \\
+    --basis 2026-03-01T00:00:00Z";
 
 const LOAD_HELP: &str = r#"Each line is one mutation:
   {"entity_type": "aircraft", "entity_id": "N14228", "attributes": {"seats": 149},
@@ -53,8 +67,9 @@ const LOAD_HELP: &str = r#"Each line is one mutation:
   valid_from   inclusive; without it: the time of the commit
   valid_to     exclusive; or "until": "forever" or "next_change" (the default)
 
-Decimals may be strings, timestamps and dates are strings, bytes are base64. Lines are sent in batches, each of them all
-or nothing; loading the same file again writes nothing.
+Decimals may be strings, timestamps and dates are strings, bytes are base64.
+Lines are sent in batches, each of them all or nothing; loading the same file
+again writes nothing.
 
 Example:
   hindcast entity load examples/flights/entities/aircraft.ndjson"#;

@@ -23,6 +23,7 @@ const HISTORY_PAGE_SIZE: u32 = 10_000;
 /// Arguments of `entity get`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct GetArgs {
+    /// The type's name
     #[arg(value_name = "TYPE")]
     entity_type: String,
     /// One id, or several
@@ -46,8 +47,10 @@ pub(crate) struct Point {
 /// Arguments of `entity history`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct HistoryArgs {
+    /// The type's name
     #[arg(value_name = "TYPE")]
     entity_type: String,
+    /// Its id
     #[arg(value_name = "ID")]
     entity_id: String,
     /// Only versions valid after this
@@ -64,6 +67,7 @@ pub(crate) struct HistoryArgs {
 /// Arguments of `entity scan`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ScanArgs {
+    /// The type's name
     #[arg(value_name = "TYPE")]
     entity_type: String,
     #[command(flatten)]

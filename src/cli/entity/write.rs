@@ -14,7 +14,6 @@ use crate::{
 };
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = super::TIMES)]
 pub(crate) struct Range {
     /// Valid from, inclusive; without it: the time of the commit
     #[arg(long, value_name = "TIME")]
@@ -30,8 +29,10 @@ pub(crate) struct Range {
 /// Arguments of `entity put`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct PutArgs {
+    /// Its type's name
     #[arg(value_name = "TYPE")]
     entity_type: String,
+    /// Its id
     #[arg(value_name = "ID")]
     entity_id: String,
     /// Values, read by the attributes' declared kinds (bytes as base64)
@@ -47,8 +48,10 @@ pub(crate) struct PutArgs {
 /// Arguments of `entity end`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct EndArgs {
+    /// Its type's name
     #[arg(value_name = "TYPE")]
     entity_type: String,
+    /// Its id
     #[arg(value_name = "ID")]
     entity_id: String,
     #[command(flatten)]
