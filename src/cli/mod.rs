@@ -134,17 +134,16 @@ impl Cli {
     /// # Errors
     /// See [`Error`]; [`exit_code`] reports it.
     pub async fn run(self, clock: Arc<dyn Clock>) -> Result<Outcome, Error> {
-        let format = self.output;
-        match &self.command {
-            Command::Serve(args) => serve::run(args, clock).await.map(Outcome::from),
-            Command::Quickstart(args) => Box::pin(quickstart::run(args, clock))
-                .await
-                .map(Outcome::from),
-            command => {
-                let client = Client::connect(&self.server).await?;
-                Box::pin(run_client(command, &client, format, &clock)).await
-            }
+        if let Command::Serve(args) = &self.command {
+            return serve::run(args, clock).await.map(Outcome::from);
         }
+        if let Command::Quickstart(args) = &self.command {
+            return Box::pin(quickstart::run(args, clock))
+                .await
+                .map(Outcome::from);
+        }
+        let client = Client::connect(&self.server).await?;
+        Box::pin(run_client(&self.command, &client, self.output, &clock)).await
     }
 }
 

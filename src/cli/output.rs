@@ -57,7 +57,7 @@ const PADDING: u16 = 1;
 /// What ends a styled cell.
 const STYLE_END: &str = "\x1b[0m";
 /// The least that a column that wraps is worth; with less than this left, lines run over instead.
-const MIN_WRAPPED_WIDTH: u16 = 24;
+const MIN_WRAPPED_WIDTH: u16 = 16;
 
 /// A table of plain columns.
 pub(crate) struct Columns {

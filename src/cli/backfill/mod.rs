@@ -43,7 +43,7 @@ Examples:
   hindcast backfill create daily_punctuality --from 2013-02-08 --to 2013-02-09 \\
     --knowledge at-basis --basis 2026-03-01T12:00:00Z";
 
-/// Backfills: one transform over a range of partitions, with everything pinned at creation
+/// Backfills: one transform over a range of partitions, all pinned at creation
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Shows what `create` would do, and stores nothing

@@ -63,8 +63,8 @@ pub(crate) async fn run(args: &Args, clock: Arc<dyn Clock>) -> Result<(), Error>
     let mut config = ServerConfig::new(args.data_dir.clone());
     config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
     let mut story = Story::new(Arc::clone(&clock));
-    story.title("hindcast: run today's model on yesterday's world")?;
     let server = server::start(config, Arc::clone(&clock)).await?;
+    story.title("hindcast: run today's model on yesterday's world")?;
     let url = format!("http://{}", server.local_addr());
     // The server stops in order, whatever comes of the story.
     let told = tokio::select! {
