@@ -109,11 +109,10 @@ pub enum Error {
 }
 
 fn port_hint(error: &std::io::Error) -> &'static str {
-    match error.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            "; another process has the port: stop it, or choose another with --listen"
-        }
-        _ => "",
+    if error.kind() == std::io::ErrorKind::AddrInUse {
+        "; another process has the port: stop it, or choose another with --listen"
+    } else {
+        ""
     }
 }
 
