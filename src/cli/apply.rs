@@ -13,44 +13,51 @@ use super::{
 };
 use crate::pb;
 
-const FORM: &str = r#"The file's form (TOML; every key that is not marked optional is needed):
+const FORM: &str = r#"The file's form (TOML; keys after "optional" may be left out):
 
   [[entity_type]]
   name = "airport_weather"
-  description = "hourly readings"                     # optional
+  # kinds: bool int64 float64 decimal string bytes timestamp date json
   attributes = [
-    { name = "temp", kind = "float64" },              # bool int64 float64 decimal string bytes timestamp date json
-    { name = "fee", kind = "decimal", precision = 10, scale = 2, description = "in USD" },
+    { name = "temp", kind = "float64" },
+    { name = "fee", kind = "decimal", precision = 10, scale = 2 },
   ]
+  # optional, here and for each attribute:
+  description = "hourly readings"
 
   [[source]]
   name = "flights"
-  format = "parquet"                                  # or "csv"
-  location = "flights"                                # a file or folder, relative to this file
+  format = "parquet"            # or "csv"
+  location = "flights"          # a file or folder, relative to this file
   event_time_column = "sched_dep_utc"
-  available_at_column = "landed_utc"                  # optional
-  hive = { column = "dt", grain = "daily", time_zone = "America/New_York", format = "%Y-%m-%d" }   # optional
-  csv = { delimiter = ";", types = { code = "string" } }                                           # optional
+  # optional:
+  available_at_column = "landed_utc"
+  hive = { column = "dt", grain = "daily", time_zone = "America/New_York" }
+  csv = { delimiter = ";", types = { code = "string" } }
+  description = "departures"
 
   [[transform]]
   name = "daily_punctuality"
-  sql_file = "daily_punctuality.sql"                  # or sql = """SELECT …"""
-  sources = [ { source = "flights", lookback = "0s" } ]
-  entities = [ { entity_type = "airport_weather", at_partition_start = false } ]
-  prior = { partitions = 1 }                          # optional: reads its own earlier output; 0: all of it
-  output_columns = [ "tailnum string", "flights int64" ]   # needed with prior
+  sql_file = "punctuality.sql"  # or sql = """SELECT …"""
   output_table = "daily_punctuality"
-  grain = "daily"                                     # hourly daily weekly monthly yearly
-  time_zone = "America/New_York"                      # optional: UTC
-  retry = { max_attempts = 3, initial_backoff = "1s", max_backoff = "60s" }                        # optional
+  grain = "daily"               # hourly daily weekly monthly yearly
+  # optional:
+  sources = [ { source = "flights", lookback = "0s" } ]
+  entities = [ { entity_type = "aircraft", at_partition_start = false } ]
+  prior = { partitions = 1 }    # reads its own earlier output; 0: all of it
+  output_columns = [ "tailnum string", "flights int64" ]  # needed with prior
+  time_zone = "America/New_York"                          # without it: UTC
+  retry = { max_attempts = 3, initial_backoff = "1s", max_backoff = "60s" }
+  description = "how punctual each carrier was"
 
-Applying a file again changes nothing. A changed transform becomes a new revision; a changed entity type or source is
-refused, because what was computed from it would no longer be explained.
+Applying a file again changes nothing. A changed transform becomes a new
+revision; a changed entity type or source is refused, because what was computed
+from it would no longer be explained.
 
 Example:
   hindcast apply -f examples/flights/hindcast.toml"#;
 
-/// Creates the entity types, sources and transforms of a file, as far as they are not there already
+/// Creates the entity types, sources and transforms that a file defines
 #[derive(Debug, clap::Args)]
 #[command(after_help = FORM)]
 pub(crate) struct Args {

@@ -107,16 +107,13 @@ pub(crate) fn required<T>(field: Option<T>, name: &'static str) -> Result<T, Err
 impl Error {
     /// A broken stream or connection, which a later call may find whole again.
     pub(crate) fn is_connection_loss(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } => true,
-            Self::Rpc(status) => {
-                let dropped = matches!(
-                    status.code(),
-                    tonic::Code::Unknown | tonic::Code::Internal | tonic::Code::Cancelled
-                ) && status.source().is_some();
-                dropped || status.code() == tonic::Code::Unavailable
-            }
-            _ => false,
+        if let Self::Rpc(status) = self {
+            let dropped = matches!(
+                status.code(),
+                tonic::Code::Unknown | tonic::Code::Internal | tonic::Code::Cancelled
+            ) && status.source().is_some();
+            return dropped || status.code() == tonic::Code::Unavailable;
         }
+        matches!(self, Self::Unreachable { .. })
     }
 }

@@ -148,7 +148,7 @@ fn show(entity_type: &pb::EntityType, format: Format) -> Result<(), Error> {
         ),
     ])?;
     output::line("")?;
-    let mut columns = Columns::new(&["attribute", "kind", "description"]);
+    let mut columns = Columns::new(&["attribute", "kind", "~description"]);
     for attribute in &entity_type.attributes {
         columns.row(row![
             &attribute.name,
@@ -168,7 +168,7 @@ async fn list(client: &Client, format: Format) -> Result<(), Error> {
     if format == Format::Json {
         return output::json(&response);
     }
-    let mut columns = Columns::new(&["name", ">attributes", "first known", "description"]);
+    let mut columns = Columns::new(&["name", ">attributes", "first known", "~description"]);
     for entity_type in &response.entity_types {
         columns.row(row![
             &entity_type.name,

@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, io, path::PathBuf};
 
 use tonic::{Code, Status};
-use tonic_types::StatusExt;
+use tonic_types::{FieldViolation, StatusExt};
 
 use super::{definitions, times, values};
 use crate::server;
@@ -117,12 +117,10 @@ impl Error {
             return None;
         }
         let mut text = format!("error: {self}");
-        match self {
-            Self::Rpc(status) => push_details(&mut text, status, |field| field.to_owned()),
-            Self::Batch { status, lines, .. } => {
-                push_details(&mut text, status, |field| name_line(field, lines))
-            }
-            _ => {}
+        if let Self::Rpc(status) = self {
+            push_details(&mut text, status, |field| field.to_owned());
+        } else if let Self::Batch { status, lines, .. } = self {
+            push_details(&mut text, status, |field| name_line(field, lines));
         }
         if let Some(hint) = self.hint() {
             let _infallible = write!(text, "\nhint: {hint}");
@@ -131,13 +129,13 @@ impl Error {
     }
 
     fn hint(&self) -> Option<String> {
-        match self {
-            Self::Unreachable { url, .. } => Some(format!(
-                "is `hindcast serve` running there? --server or HINDCAST_SERVER name another address than {url}"
-            )),
-            Self::Rpc(status) => hint_for(status),
-            _ => None,
+        if let Self::Rpc(status) = self {
+            return hint_for(status);
         }
+        let unreachable = matches!(self, Self::Unreachable { .. });
+        unreachable.then(|| {
+            "is `hindcast serve` running there? --server or HINDCAST_SERVER name another address".to_owned()
+        })
     }
 }
 
@@ -151,6 +149,9 @@ fn push_details(text: &mut String, status: &Status, field_name: impl Fn(&str) ->
         .bad_request()
         .iter()
         .flat_map(|request| &request.field_violations)
+        .filter(|violation| {
+            !said_already(status, violation) || field_name(&violation.field) != violation.field
+        })
     {
         let field = field_name(&violation.field);
         let _infallible = write!(text, "\n  {field}: {}", violation.description);
@@ -159,9 +160,15 @@ fn push_details(text: &mut String, status: &Status, field_name: impl Fn(&str) ->
         .precondition_failure()
         .iter()
         .flat_map(|failure| &failure.violations)
+        .filter(|violation| !status.message().contains(&violation.description))
     {
         let _infallible = write!(text, "\n  {}: {}", violation.subject, violation.description);
     }
+}
+
+/// A fault that the message tells in full, its field included.
+fn said_already(status: &Status, violation: &FieldViolation) -> bool {
+    status.message().contains(&violation.description) && status.message().contains(&violation.field)
 }
 
 /// `mutations[3].put.valid_to` as `line 17: put.valid_to`.
@@ -186,20 +193,27 @@ fn name_line(field: &str, lines: &[usize]) -> String {
 }
 
 fn hint_for(status: &Status) -> Option<String> {
-    let hint = match status.code() {
-        Code::Unavailable => "the server went away; is `hindcast serve` still running?",
-        Code::NotFound => match resource_type(status).as_deref() {
-            Some("entity_type") => "`hindcast type list` shows the types that exist",
-            Some("source") => "`hindcast source list` shows the sources that exist",
-            Some("transform") => "`hindcast transform list` shows the transforms that exist",
-            Some("backfill") => "`hindcast backfill list` shows the backfills that exist",
-            Some("table") => "`hindcast table list` shows the tables that exist",
-            _ => return None,
-        },
-        Code::Unimplemented => "that address is no hindcast server, or an older one",
+    let code = status.code();
+    if code == Code::Unavailable {
+        return Some("the server went away; is `hindcast serve` still running?".to_owned());
+    }
+    if code == Code::Unimplemented {
+        return Some("that address is no hindcast server, or an older one".to_owned());
+    }
+    let (command, things) = match resource_type(status)
+        .filter(|_| code == Code::NotFound)?
+        .as_str()
+    {
+        "entity_type" => ("type", "types"),
+        "source" => ("source", "sources"),
+        "transform" => ("transform", "transforms"),
+        "backfill" => ("backfill", "backfills"),
+        "table" => ("table", "tables"),
         _ => return None,
     };
-    Some(hint.to_owned())
+    Some(format!(
+        "`hindcast {command} list` shows the {things} that exist"
+    ))
 }
 
 fn resource_type(status: &Status) -> Option<String> {

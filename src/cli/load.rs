@@ -129,9 +129,11 @@ fn open(path: &Path) -> io::Result<(Box<dyn BufRead>, ProgressBar)> {
     }
     let file = File::open(path)?;
     let bar = ProgressBar::new(file.metadata()?.len());
-    let template = "  {bar:30.cyan/dim} {bytes} of {total_bytes}";
+    let template = "   [{bar:28.cyan/dim}] {bytes} of {total_bytes}";
     bar.set_style(
-        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+        ProgressStyle::with_template(template)
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .progress_chars(output::BAR_CHARS),
     );
     bar.enable_steady_tick(TICK);
     Ok((Box::new(BufReader::new(file)), bar))

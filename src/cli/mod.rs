@@ -38,6 +38,9 @@ use crate::{telemetry::Telemetry, time::Clock};
 /// Where a server listens unless told otherwise.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:4780";
 
+/// The heading of what every command takes.
+const COMMON: &str = "Server and output";
+
 const TOUR: &str = "\
 A first look (nothing needed, takes under a minute):
   hindcast quickstart
@@ -45,28 +48,37 @@ A first look (nothing needed, takes under a minute):
 A server and its first backfill:
   hindcast serve &
   hindcast apply -f examples/flights/hindcast.toml
-  hindcast entity load examples/flights/entities/aircraft.ndjson examples/flights/entities/airport_weather.ndjson
-  hindcast backfill create daily_punctuality --from 2013-01-01 --to 2013-04-01 --knowledge as-known-now --watch
+  hindcast entity load examples/flights/entities/*.ndjson
+  hindcast backfill create daily_punctuality --from 2013-01-01 --to 2013-04-01 \\
+    --knowledge as-known-now --watch
   hindcast table rows daily_punctuality --limit 10
 
-Words: valid time is when a fact is true in the world; system time is when hindcast learned it; a basis is a system time
-that a read is pinned to, and reading at one basis gives the same answer for ever.";
+Words:
+  valid time    when a fact is true in the world
+  system time   when hindcast learned it
+  basis         a system time that a read is pinned to: the same answer for ever
+
+Exit codes: 0 done, 1 failed, 2 arguments that make no sense, 64 settings or a
+definitions file that cannot be used.";
 
 /// Recomputes history correctly: a bitemporal entity store, and backfills that see the world as it was
 #[derive(Debug, Parser)]
 #[command(name = "hindcast", version, after_help = TOUR, max_term_width = 120)]
 pub struct Cli {
     /// The server that client commands speak to
-    #[arg(long, global = true, env = "HINDCAST_SERVER", default_value = DEFAULT_SERVER, value_name = "URL")]
+    #[arg(long, global = true, env = "HINDCAST_SERVER", default_value = DEFAULT_SERVER, value_name = "URL",
+        help_heading = COMMON)]
     server: String,
-    /// Who reads the output
+    /// Who reads the output: people (table) or machines (json)
     #[arg(
         long,
         short,
         global = true,
         value_enum,
         default_value_t,
-        value_name = "FORMAT"
+        hide_possible_values = true,
+        value_name = "FORMAT",
+        help_heading = COMMON
     )]
     output: Format,
     #[command(subcommand)]
@@ -110,9 +122,10 @@ impl From<()> for Outcome {
 impl Cli {
     /// What this command logs, and how.
     pub fn telemetry(&self) -> Telemetry {
-        match &self.command {
-            Command::Serve(args) => Telemetry::server(args.log_format()),
-            _ => Telemetry::client(),
+        if let Command::Serve(args) = &self.command {
+            Telemetry::server(args.log_format())
+        } else {
+            Telemetry::client()
         }
     }
 
@@ -121,17 +134,16 @@ impl Cli {
     /// # Errors
     /// See [`Error`]; [`exit_code`] reports it.
     pub async fn run(self, clock: Arc<dyn Clock>) -> Result<Outcome, Error> {
-        let format = self.output;
-        match &self.command {
-            Command::Serve(args) => serve::run(args, clock).await.map(Outcome::from),
-            Command::Quickstart(args) => Box::pin(quickstart::run(args, clock))
-                .await
-                .map(Outcome::from),
-            command => {
-                let client = Client::connect(&self.server).await?;
-                Box::pin(run_client(command, &client, format, &clock)).await
-            }
+        if let Command::Serve(args) = &self.command {
+            return serve::run(args, clock).await.map(Outcome::from);
         }
+        if let Command::Quickstart(args) = &self.command {
+            return Box::pin(quickstart::run(args, clock))
+                .await
+                .map(Outcome::from);
+        }
+        let client = Client::connect(&self.server).await?;
+        Box::pin(run_client(&self.command, &client, self.output, &clock)).await
     }
 }
 

@@ -38,18 +38,26 @@ pub(crate) struct Args {
     /// The folder for Iceberg tables; without it: one in the data folder
     #[arg(long, env = "HINDCAST_WAREHOUSE", value_name = "DIR")]
     warehouse: Option<PathBuf>,
-    /// Partitions that one backfill runs at once unless it says otherwise, 1 to 64
+    /// Partitions that one backfill runs at once unless it says otherwise, 1 to 64. Without it: 4
     #[arg(long, env = "HINDCAST_MAX_ACTIVE_PARTITIONS", value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=MAX_ACTIVE_PARTITIONS))]
     max_active_partitions: Option<u32>,
-    /// Memory for the store's cache, such as 256MiB
+    /// Memory for the store's cache, such as 512MiB. Without it: 256MiB
     #[arg(long, env = "HINDCAST_STORE_CACHE", value_name = "SIZE", value_parser = times::parse_size)]
     store_cache: Option<u64>,
-    /// Memory for all running queries together, such as 2GiB; beyond it they spill to disk
+    /// Memory for all running queries together, such as 2GiB; beyond it they spill to disk.
+    /// Without it: 1GiB
     #[arg(long, env = "HINDCAST_ENGINE_MEMORY", value_name = "SIZE", value_parser = times::parse_size)]
     engine_memory: Option<u64>,
-    /// How log lines look
-    #[arg(long, env = "HINDCAST_LOG_FORMAT", value_enum, default_value_t)]
+    /// How log lines look: pretty (for people) or json (an object per line)
+    #[arg(
+        long,
+        env = "HINDCAST_LOG_FORMAT",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true,
+        value_name = "FORMAT"
+    )]
     log_format: LogFormat,
 }
 

@@ -20,7 +20,7 @@ pub(crate) enum Command {
         after_help = "Example:\n  hindcast source create flights --format parquet --location ./flights \\\n    \
         --event-time sched_dep_utc --hive-column dt --hive-grain daily --hive-time-zone America/New_York"
     )]
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     /// Shows one source with its columns
     Get {
         /// Its name

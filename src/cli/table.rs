@@ -108,10 +108,10 @@ async fn list(client: &Client, format: Format) -> Result<(), Error> {
             output::count(table.row_count),
             output::count(table.file_count),
             times::show_size(table.size_bytes),
-            &table.location,
+            output::local_path(&table.location),
         ]);
     }
-    columns.print("no tables yet: registering a transform makes its table")
+    columns.print("no tables yet: a transform's first backfill makes its table")
 }
 
 async fn show(args: &ShowArgs, client: &Client, format: Format) -> Result<(), Error> {
@@ -236,7 +236,8 @@ async fn rows(args: &RowsArgs, client: &Client, format: Format) -> Result<(), Er
     while let Some(message) = stream.message().await? {
         if !message.columns.is_empty() {
             columns = message.columns;
-            table = Columns::new(&headings(&columns));
+            let headings = headings(&columns);
+            table = Columns::new(&headings.iter().map(String::as_str).collect::<Vec<_>>());
         }
         count += message.rows.len() as u64;
         for row in &message.rows {
@@ -266,6 +267,14 @@ async fn rows(args: &RowsArgs, client: &Client, format: Format) -> Result<(), Er
 }
 
 /// Column names, numbers to the right.
-fn headings(columns: &[pb::Column]) -> Vec<&str> {
-    columns.iter().map(|column| column.name.as_str()).collect()
+fn headings(columns: &[pb::Column]) -> Vec<String> {
+    columns
+        .iter()
+        .map(|column| {
+            let is_number = ["Int", "UInt", "Float", "Decimal"]
+                .iter()
+                .any(|kind| column.r#type.starts_with(kind));
+            format!("{}{}", if is_number { ">" } else { "" }, column.name)
+        })
+        .collect()
 }

@@ -177,6 +177,32 @@ pub(crate) fn show_local(timestamp: &Timestamp, zone: Tz) -> String {
     }
 }
 
+/// [`show`] to the second, and `-` for an unset field: for times that nobody copies.
+pub(crate) fn show_seconds(timestamp: Option<&Timestamp>) -> String {
+    timestamp.map_or_else(
+        || "-".to_owned(),
+        |timestamp| {
+            show(&Timestamp {
+                nanos: 0,
+                ..*timestamp
+            })
+        },
+    )
+}
+
+/// A partition boundary as arguments take it, in `zone`: `2013-02-08`, or `2013-02-08T07:00` off midnight.
+pub(crate) fn show_boundary(timestamp: Option<&Timestamp>, zone: Tz) -> String {
+    let local = timestamp
+        .and_then(|t| ValidTime::from_timestamp(t.seconds, t.nanos).ok())
+        .and_then(ValidTime::to_datetime)
+        .map(|instant| instant.with_timezone(&zone).naive_local());
+    match local {
+        Some(local) if local.time() == NaiveTime::MIN => local.date().to_string(),
+        Some(local) => local.format("%Y-%m-%dT%H:%M").to_string(),
+        None => show_or_dash(timestamp),
+    }
+}
+
 /// [`show`], and `-` for an unset field.
 pub(crate) fn show_or_dash(timestamp: Option<&Timestamp>) -> String {
     timestamp.map_or_else(|| "-".to_owned(), show)

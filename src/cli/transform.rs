@@ -14,16 +14,20 @@ use crate::pb;
 
 const SQL_HELP: &str = "\
 The SQL (DataFusion's dialect) sees the declared inputs only, each cut to what a partition may see:
-  flights                   a source: event time in [partition start - lookback, partition end)
-  aircraft                  an entity type: one row per entity, its state at the partition's last instant
-  aircraft_history          its versions in the window, with valid_from and valid_to
-  aircraft_at(id, ts)       its state at each row's own instant; looking past the partition's end fails the partition
-  prior                     the transform's own earlier output, with --prior; needs --output-column
+  flights              a source: event time in [partition start - lookback,
+                       partition end)
+  aircraft             an entity type: one row per entity, its state at the
+                       partition's last instant
+  aircraft_history     its versions in the window, with valid_from and valid_to
+  aircraft_at(id, ts)  its state at each row's own instant; looking past the
+                       partition's end fails the partition
+  prior                the transform's own earlier output, with --prior; needs
+                       --output-column
   $partition_start, $partition_end
 
 Example:
-  hindcast transform register daily_flights --source flights --entity aircraft --grain daily \\
-    --time-zone America/New_York --output-table daily_flights \\
+  hindcast transform register daily_flights --source flights \\
+    --entity aircraft --grain daily --time-zone America/New_York --output-table daily_flights \\
     --sql 'SELECT carrier, count(*) AS flights FROM flights GROUP BY carrier'";
 
 /// Transforms: SQL with declared inputs, in immutable revisions
@@ -323,7 +327,7 @@ async fn list(client: &Client, format: Format) -> Result<(), Error> {
     if format == Format::Json {
         return output::json(&response);
     }
-    let mut columns = Columns::new(&["name", ">revision", "output table", "partitions", "inputs"]);
+    let mut columns = Columns::new(&["name", ">revision", "output table", "partitions", "~inputs"]);
     for transform in &response.transforms {
         columns.row(row![
             &transform.name,

@@ -201,14 +201,18 @@ pub(crate) fn show(value: &pb::Value) -> String {
     }
 }
 
-/// Six significant decimals at most: tables are read by people, JSON has every digit.
+/// Significant digits of a fraction in a table.
+const SHOWN_DIGITS: i32 = 6;
+
+/// Six significant digits, and never less than the integer part: tables are read by people, JSON has every digit.
 fn show_float(value: f64) -> String {
-    let rounded = (value * 1e6).round() / 1e6;
-    if rounded.is_finite() && value.abs() >= 1e-6 && value.abs() < 1e15 {
-        rounded.to_string()
-    } else {
-        value.to_string()
+    let magnitude = value.abs();
+    if !(1e-4..1e15).contains(&magnitude) {
+        return value.to_string();
     }
+    let integer_digits = magnitude.log10().floor() as i32 + 1;
+    let scale = 10_f64.powi((SHOWN_DIGITS - integer_digits).max(0));
+    ((value * scale).round() / scale).to_string()
 }
 
 /// Attributes on one line, by name: `seats=55 year=2004`.
@@ -223,10 +227,11 @@ pub(crate) fn show_attributes(attributes: &HashMap<String, pb::Value>) -> String
 
 /// `float64`, `decimal(10,2)`.
 pub(crate) fn show_kind(attribute: &pb::Attribute) -> String {
-    match attribute.kind() {
-        AttributeKind::Decimal => format!("decimal({},{})", attribute.precision, attribute.scale),
-        kind => kind_name(kind).to_owned(),
+    let kind = attribute.kind();
+    if kind == AttributeKind::Decimal {
+        return format!("decimal({},{})", attribute.precision, attribute.scale);
     }
+    kind_name(kind).to_owned()
 }
 
 const KINDS: [AttributeKind; 9] = [

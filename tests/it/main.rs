@@ -11,6 +11,7 @@ mod backfill_sources;
 mod backfill_support;
 mod backfill_watch;
 mod calendar;
+mod cli;
 mod conformance;
 mod flights;
 mod flights_year;

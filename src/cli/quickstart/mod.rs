@@ -1,10 +1,12 @@
 //! `hindcast quickstart`: the whole of hindcast on real data, told as a story on screen.
 //!
 //! It uses the API as any client would; only the server runs in this process. Safe to run again: definitions are
-//! unchanged, entities are known already, partitions are replaced by equal ones.
+//! unchanged, entities are known already, partitions are replaced by equal ones, and backfills that an interrupted run
+//! left behind are waited for.
 
 mod correction;
 mod rows;
+mod runs;
 mod story;
 
 use std::{
@@ -14,14 +16,7 @@ use std::{
 };
 
 use self::story::Story;
-use super::{
-    apply, backfill,
-    client::{Client, required},
-    definitions,
-    error::Error,
-    load, output, times,
-    watch::{self, BarView, View, Watched},
-};
+use super::{apply, client::Client, definitions, error::Error, load, output, times};
 use crate::{
     pb::{self, Knowledge},
     server::{self, ServerConfig},
@@ -68,8 +63,8 @@ pub(crate) async fn run(args: &Args, clock: Arc<dyn Clock>) -> Result<(), Error>
     let mut config = ServerConfig::new(args.data_dir.clone());
     config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, args.port));
     let mut story = Story::new(Arc::clone(&clock));
-    story.title("hindcast: run today's model on yesterday's world")?;
     let server = server::start(config, Arc::clone(&clock)).await?;
+    story.title("hindcast: run today's model on yesterday's world")?;
     let url = format!("http://{}", server.local_addr());
     // The server stops in order, whatever comes of the story.
     let told = tokio::select! {
@@ -103,10 +98,9 @@ async fn tell(
     clock: &Arc<dyn Clock>,
 ) -> Result<(), Error> {
     story.step("A server")?;
-    story.say(&format!("It runs in this process at {url}"))?;
     story.say(&format!(
-        "and keeps everything in {}",
-        args.data_dir.display()
+        "It runs in this process at {url} and keeps everything in {}.",
+        story::short_path(&args.data_dir)
     ))?;
     let client = Client::connect(url).await?;
     define(story, &client, examples).await?;
@@ -131,8 +125,11 @@ async fn define(story: &mut Story, client: &Client, examples: &Path) -> Result<(
 
 async fn load_entities(story: &mut Story, client: &Client, examples: &Path) -> Result<(), Error> {
     story.step("Entities: what was true, when")?;
-    story.say("Aircraft, and the weather at three airports: each hourly reading is valid until the next one.")?;
-    story.say("Every write is on disk before it is acknowledged; writing what is known already writes nothing.")?;
+    story.say(
+        "Aircraft, and the weather at three airports: each hourly reading is valid until the next one. Every write is on \
+         disk before it is acknowledged; writing what is known already writes nothing.",
+    )?;
+    let corrected_before = correction::is_in_place(client).await?;
     for file in ["aircraft.ndjson", "airport_weather.ndjson"] {
         let started = story.now();
         let report = load::load(client, &examples.join("entities").join(file)).await?;
@@ -141,6 +138,12 @@ async fn load_entities(story: &mut Story, client: &Client, examples: &Path) -> R
             report.describe(),
             story.since(started)
         ))?;
+    }
+    if corrected_before {
+        story.say(
+            "An earlier run corrected one reading; the file has the original, so loading puts that back, as one more \
+             version. Its whole history stays.",
+        )?;
     }
     Ok(())
 }
@@ -151,25 +154,18 @@ async fn run_backfills(
     clock: &Arc<dyn Clock>,
 ) -> Result<(), Error> {
     story.step("A backfill in parallel")?;
-    story.say("daily_punctuality, 90 days: each flight joined to the weather at its own departure time, and to its")?;
-    story.say("aircraft. No day can see anything that happened after it. Days stand alone, so they run side by side.")?;
-    run_backfill(
-        story,
-        client,
-        clock,
-        spec(PUNCTUALITY, DAYS, Knowledge::AsKnownNow, None)?,
-    )
-    .await?;
+    story.say(
+        "daily_punctuality, 90 days: each flight joined to the weather at its own departure time, and to its aircraft. \
+         No day can see anything that happened after it. Days stand alone, so they run side by side.",
+    )?;
+    let all_days = |transform| spec(transform, DAYS, Knowledge::AsKnownNow, None);
+    runs::run(story, client, clock, all_days(PUNCTUALITY)?).await?;
     story.step("A backfill in order")?;
-    story.say("aircraft_totals, 90 days: each aircraft's flights so far. A day needs the day before (`prior`), so they")?;
-    story.say("run one after the other, each reading what the last one wrote.")?;
-    run_backfill(
-        story,
-        client,
-        clock,
-        spec(TOTALS, DAYS, Knowledge::AsKnownNow, None)?,
-    )
-    .await
+    story.say(
+        "aircraft_totals, 90 days: each aircraft's flights so far. A day needs the day before (`prior`), so they run one \
+         after the other, each reading what the last one wrote.",
+    )?;
+    runs::run(story, client, clock, all_days(TOTALS)?).await
 }
 
 /// A backfill over whole days of the example.
@@ -191,46 +187,6 @@ fn spec(
     })
 }
 
-/// Runs a backfill to its end, with a bar; anything but success ends the story.
-async fn run_backfill(
-    story: &mut Story,
-    client: &Client,
-    clock: &Arc<dyn Clock>,
-    spec: pb::BackfillSpec,
-) -> Result<(), Error> {
-    let request = pb::CreateBackfillRequest {
-        spec: Some(spec),
-        ..Default::default()
-    };
-    let created = client
-        .backfills()
-        .create_backfill(request)
-        .await?
-        .into_inner();
-    for warning in &created.warnings {
-        story.say(&format!("warning: {warning}"))?;
-    }
-    let name = required(created.backfill, "backfill")?.name;
-    let mut view = BarView::new();
-    let watched = watch::follow(client, &name, 0, &mut view, clock).await;
-    view.close();
-    match watched? {
-        Watched::Ended(backfill) if backfill.state() == pb::BackfillState::Succeeded => {
-            story.show(&watch::describe_end(&backfill))
-        }
-        Watched::Ended(backfill) => Err(Error::Failed(format!(
-            "{}, which must not be",
-            watch::describe_end(&backfill)
-        ))),
-        Watched::Interrupted(_) => {
-            let state = backfill::fetch(client, &name).await?.state;
-            Err(Error::Failed(format!(
-                "stopped watching {name} in state {state}"
-            )))
-        }
-    }
-}
-
 async fn end(story: &mut Story, client: &Client, args: &Args) -> Result<(), Error> {
     story.step("What there is now")?;
     let tables = client
@@ -247,12 +203,12 @@ async fn end(story: &mut Story, client: &Client, args: &Args) -> Result<(), Erro
             output::counted(table.row_count, "row")
         ))?;
         story.show(&format!(
-            "  Iceberg metadata, for any reader: {}",
-            table.metadata_location
+            "  Iceberg, for any reader, in {}",
+            output::local_path(&table.location)
         ))?;
     }
     let hindcast = story::program();
-    let data_dir = args.data_dir.display();
+    let data_dir = story::short_path(&args.data_dir);
     story.step("What to type next")?;
     story.command(
         &format!("{hindcast} serve --data-dir {data_dir} &"),
@@ -268,7 +224,7 @@ async fn end(story: &mut Story, client: &Client, args: &Args) -> Result<(), Erro
     )?;
     story.command(
         &format!("{hindcast} {}", correction::HISTORY_COMMAND),
-        "the corrected reading, both versions",
+        "the corrected reading, every version",
     )?;
     story.command(
         &format!("{hindcast} backfill list"),

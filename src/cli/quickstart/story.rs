@@ -7,6 +7,11 @@ use crate::{
     time::Clock,
 };
 
+/// What is still pleasant to read, characters per line.
+const MAX_WIDTH: usize = 90;
+/// Characters before each line of a step.
+const INDENT: usize = 3;
+
 /// The teller. Writes to standard output.
 pub(super) struct Story {
     clock: Arc<dyn Clock>,
@@ -40,9 +45,12 @@ impl Story {
         ))
     }
 
-    /// What happens, and why.
+    /// What happens, and why; wrapped to the terminal.
     pub(super) fn say(&self, text: &str) -> Result<(), Error> {
-        output::line(format!("   {}", self.style.dim(text)))
+        let width = output::terminal_width().map_or(MAX_WIDTH, usize::from);
+        wrap(text, width.min(MAX_WIDTH).saturating_sub(INDENT))
+            .iter()
+            .try_for_each(|line| output::line(format!("   {}", self.style.dim(line))))
     }
 
     /// What came of it.
@@ -83,6 +91,21 @@ impl Story {
     }
 }
 
+/// Lines of whole words, each of `width` characters at most unless a word is longer.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) | None => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// A path as one would type it here.
 pub(super) fn short_path(path: &Path) -> String {
     let here = std::env::current_dir().ok();
@@ -98,4 +121,18 @@ pub(super) fn program() -> String {
         || "hindcast".to_owned(),
         |name| short_path(Path::new(&name)),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_stay_whole() {
+        assert_eq!(
+            wrap("as the world was known", 12),
+            ["as the world", "was known"]
+        );
+        assert_eq!(wrap("unbreakable word", 4), ["unbreakable", "word"]);
+    }
 }

@@ -28,6 +28,9 @@ const RECONNECT_WAITS_MS: [u64; 10] = [
     500, 1_000, 2_000, 4_000, 8_000, 8_000, 8_000, 10_000, 10_000, 10_000,
 ];
 
+/// From how many partitions on their rate is worth a word.
+const MIN_RATED_PARTITIONS: u64 = 10;
+
 /// How a watch ended.
 pub(crate) enum Watched {
     /// The backfill is over.
@@ -112,8 +115,10 @@ pub(crate) async fn follow(
         };
         failures += 1;
         let wait = Duration::from_millis(*wait_ms);
+        // What follows is advice to clients that do not come back by themselves.
+        let cause = reason.split(';').next().unwrap_or(&reason);
         view.note(&format!(
-            "connection lost ({reason}); trying again in {}",
+            "no connection: {cause}; trying again in {}",
             times::show_duration(wait)
         ))?;
         clock.sleep(wait).await;
@@ -219,7 +224,7 @@ pub(crate) fn describe_counts(counts: Option<&pb::PartitionCounts>) -> String {
 }
 
 /// How long the backfill took, once it is over.
-fn wall_time(backfill: &pb::Backfill) -> Option<Duration> {
+pub(crate) fn wall_time(backfill: &pb::Backfill) -> Option<Duration> {
     let (start, end) = (backfill.start_time?, backfill.end_time?);
     let seconds = end.seconds.checked_sub(start.seconds)?;
     let nanos =
@@ -227,7 +232,12 @@ fn wall_time(backfill: &pb::Backfill) -> Option<Duration> {
     u64::try_from(nanos).ok().map(Duration::from_nanos)
 }
 
-/// `bf-01k5 succeeded in 3.2 s: 90 succeeded; 81,234 rows read, 1,234 written (25,000 rows/s)`.
+/// How a backfill ended, on two lines or three.
+///
+/// ```text
+/// bf-01k5 succeeded in 3.2 s
+///   90 succeeded · 81,234 rows read · 1,234 rows written · 28 partitions/s
+/// ```
 pub(crate) fn describe_end(backfill: &pb::Backfill) -> String {
     let style = Style::stdout();
     let state = enum_name::<BackfillState>(backfill.state)
@@ -242,35 +252,42 @@ pub(crate) fn describe_end(backfill: &pb::Backfill) -> String {
         | BackfillState::Cancelling
         | BackfillState::Cancelled => style.yellow(&state),
     };
-    let wall_time = wall_time(backfill);
-    let took = wall_time.map_or_else(String::new, |took| {
+    let took = wall_time(backfill).map_or_else(String::new, |took| {
         format!(" in {}", times::show_duration(took))
     });
-    let rate = wall_time
-        .filter(|took| !took.is_zero())
-        .map_or_else(String::new, |took| {
-            format!(
-                " ({:.0} partitions/s)",
-                total(backfill.partition_counts.as_ref()) as f64 / took.as_secs_f64()
-            )
-        });
     let mut text = format!(
-        "{} {state}{took}: {}; {} rows read, {} written{rate}",
+        "{} {state}{took}\n  {}",
         backfill.name,
-        describe_counts(backfill.partition_counts.as_ref()),
-        output::count(backfill.rows_read),
-        output::count(backfill.rows_written),
+        describe_work(backfill)
     );
     if backfill
         .partition_counts
         .is_some_and(|counts| counts.failed > 0)
     {
         text += &format!(
-            "\nwhat failed: hindcast backfill partitions {} --state failed",
+            "\n  what failed: hindcast backfill partitions {} --state failed",
             backfill.name
         );
     }
     text
+}
+
+/// `90 succeeded · 81,234 rows read · 1,234 rows written · 28 partitions/s`.
+pub(crate) fn describe_work(backfill: &pb::Backfill) -> String {
+    let counts = backfill.partition_counts.as_ref();
+    let mut parts = vec![
+        describe_counts(counts),
+        format!("{} read", output::counted(backfill.rows_read, "row")),
+        format!("{} written", output::counted(backfill.rows_written, "row")),
+    ];
+    let rate = wall_time(backfill)
+        .filter(|took| !took.is_zero())
+        .map(|took| total(counts) as f64 / took.as_secs_f64());
+    // The rate of a handful says nothing.
+    if let Some(rate) = rate.filter(|_| total(counts) >= MIN_RATED_PARTITIONS) {
+        parts.push(format!("{rate:.0} partitions/s"));
+    }
+    parts.join(" · ")
 }
 
 #[cfg(test)]
@@ -278,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_in_one_line() {
+    fn the_end_says_what_was_done() {
         let backfill = pb::Backfill {
             name: "bf-1".to_owned(),
             state: BackfillState::PartiallySucceeded.into(),
@@ -301,8 +318,9 @@ mod tests {
         };
         assert_eq!(
             describe_end(&backfill),
-            "bf-1 partially succeeded in 1.5 s: 1,234 succeeded, 2 failed; 336,776 rows read, 5 written \
-             (824 partitions/s)\nwhat failed: hindcast backfill partitions bf-1 --state failed"
+            "bf-1 partially succeeded in 1.5 s\n  \
+             1,234 succeeded, 2 failed · 336,776 rows read · 5 rows written · 824 partitions/s\n  \
+             what failed: hindcast backfill partitions bf-1 --state failed"
         );
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 /// How often the bar moves by itself.
 const TICK: Duration = Duration::from_millis(120);
 /// Progress of a bar: label, bar, count, and what `Progress` says.
-const BAR: &str = "  {spinner:.cyan} [{bar:28.cyan/dim}] {pos}/{len}  {wide_msg}";
+const BAR: &str = " {spinner:.cyan} [{bar:28.cyan/dim}] {pos}/{len}  {wide_msg}";
 
 /// Something that shows a stream of messages.
 pub(crate) trait View {
@@ -118,7 +118,7 @@ impl BarView {
         bar.set_style(
             ProgressStyle::with_template(BAR)
                 .unwrap_or_else(|_| ProgressStyle::default_bar())
-                .progress_chars("━━─"),
+                .progress_chars(output::BAR_CHARS),
         );
         bar.enable_steady_tick(TICK);
         Self {
@@ -243,10 +243,13 @@ fn describe_event(event: &pb::Event) -> String {
         Some(Change::BackfillStateChanged(change)) => {
             format!("backfill {}", lower::<BackfillState>(change.state))
         }
-        Some(Change::BackfillResumed(change)) => format!(
-            "the server came back; {} will be tried again",
-            output::counted(u64::from(change.fenced_attempt_count), "attempt")
-        ),
+        Some(Change::BackfillResumed(change)) => match change.fenced_attempt_count {
+            0 => "the server came back, and the backfill goes on".to_owned(),
+            fenced => format!(
+                "the server came back, and the backfill goes on; {} begun before runs again",
+                output::counted(u64::from(fenced), "attempt")
+            ),
+        },
         Some(Change::PartitionChanged(change)) => describe_partition(change),
         None => "an event that this client does not know".to_owned(),
     }

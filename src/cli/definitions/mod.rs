@@ -1,16 +1,18 @@
 //! Definitions of entity types, sources and transforms in one TOML file: the file's form, and its translation to the wire.
 //!
-//! The raw structs mirror the file and refuse keys that they do not know; everything that needs the server's knowledge is
-//! left to the server.
+//! Everything that needs the server's knowledge is left to the server.
+
+mod form;
 
 use std::{
-    collections::HashMap,
     io,
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
-
+use self::form::{
+    RawAttribute, RawEntityInput, RawEntityType, RawFile, RawHive, RawRetry, RawSource,
+    RawSourceInput, RawTransform,
+};
 use super::{times, values};
 use crate::pb::{self, Grain, SourceFormat};
 
@@ -54,127 +56,6 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawFile {
-    #[serde(default)]
-    entity_type: Vec<RawEntityType>,
-    #[serde(default)]
-    source: Vec<RawSource>,
-    #[serde(default)]
-    transform: Vec<RawTransform>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawEntityType {
-    name: String,
-    #[serde(default)]
-    description: String,
-    attributes: Vec<RawAttribute>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawAttribute {
-    name: String,
-    kind: String,
-    #[serde(default)]
-    precision: u32,
-    #[serde(default)]
-    scale: u32,
-    #[serde(default)]
-    description: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawSource {
-    name: String,
-    format: String,
-    location: PathBuf,
-    event_time_column: String,
-    #[serde(default)]
-    available_at_column: String,
-    hive: Option<RawHive>,
-    csv: Option<RawCsv>,
-    #[serde(default)]
-    description: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawHive {
-    column: String,
-    grain: String,
-    #[serde(default)]
-    time_zone: String,
-    #[serde(default)]
-    format: String,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RawCsv {
-    #[serde(default)]
-    delimiter: String,
-    #[serde(default)]
-    types: HashMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawTransform {
-    name: String,
-    sql: Option<String>,
-    sql_file: Option<PathBuf>,
-    #[serde(default)]
-    sources: Vec<RawSourceInput>,
-    #[serde(default)]
-    entities: Vec<RawEntityInput>,
-    prior: Option<RawPrior>,
-    #[serde(default)]
-    output_columns: Vec<String>,
-    output_table: String,
-    grain: String,
-    #[serde(default)]
-    time_zone: String,
-    retry: Option<RawRetry>,
-    #[serde(default)]
-    description: String,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawSourceInput {
-    source: String,
-    lookback: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawEntityInput {
-    entity_type: String,
-    #[serde(default)]
-    at_partition_start: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPrior {
-    #[serde(default)]
-    partitions: u32,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRetry {
-    #[serde(default)]
-    max_attempts: u32,
-    initial_backoff: Option<String>,
-    max_backoff: Option<String>,
 }
 
 /// Reads the file at `path`, and the SQL files that it names.

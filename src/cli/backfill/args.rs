@@ -1,0 +1,182 @@
+//! What `hindcast backfill` is asked to run.
+
+use std::{collections::HashMap, time::Duration};
+
+use clap::ValueEnum;
+
+use crate::{
+    cli::{
+        client::Client,
+        error::Error,
+        times::{self, TimeArg},
+        transform,
+    },
+    pb::{self, Knowledge},
+};
+
+/// What to run.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SpecArgs {
+    /// The transform's name
+    pub(super) transform: String,
+    /// First partition's start, inclusive
+    #[arg(long, value_name = "TIME")]
+    pub(super) from: TimeArg,
+    /// Last partition's end, exclusive
+    #[arg(long, value_name = "TIME")]
+    pub(super) to: TimeArg,
+    /// Which world the partitions see: as-known-then, as-known-now or at-basis; see below
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "WORLD")]
+    pub(super) knowledge: KnowledgeArg,
+    /// With at-basis: the system time to read at (RFC 3339, or local forms taken as UTC)
+    #[arg(long, value_name = "TIME", required_if_eq("knowledge", "at-basis"))]
+    pub(super) basis: Option<TimeArg>,
+    /// With as-known-then: how long after a partition's end its pipeline ran, such as 6h
+    #[arg(long, value_name = "DURATION", value_parser = times::parse_duration)]
+    pub(super) availability_delay: Option<Duration>,
+    /// The transform's revision; without it: the latest
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub(super) revision: u32,
+    /// Partitions that may run at once, 1 to 64; without it: the server's default
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
+    pub(super) max_active_partitions: u32,
+    /// Tries per partition; without it: the transform's
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
+    pub(super) max_attempts: u32,
+    /// A free label; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    pub(super) labels: Vec<String>,
+}
+
+/// [`Knowledge`] as an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KnowledgeArg {
+    /// Each partition's end plus the availability delay
+    AsKnownThen,
+    /// Pinned once, at creation
+    AsKnownNow,
+    /// Pinned to --basis
+    AtBasis,
+}
+
+impl From<KnowledgeArg> for Knowledge {
+    fn from(knowledge: KnowledgeArg) -> Self {
+        match knowledge {
+            KnowledgeArg::AsKnownThen => Self::AsKnownThen,
+            KnowledgeArg::AsKnownNow => Self::AsKnownNow,
+            KnowledgeArg::AtBasis => Self::AtBasis,
+        }
+    }
+}
+
+/// Arguments of `backfill plan`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(super) spec: SpecArgs,
+    /// Show every partition, however many
+    #[arg(long)]
+    pub(super) all: bool,
+}
+
+/// Arguments of `backfill create`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    pub(super) spec: SpecArgs,
+    /// The same id again returns the backfill that it made first
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "ID")]
+    pub(super) request_id: String,
+    /// Refuse to start unless the plan still has this hash (`backfill plan` shows it)
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "HASH"
+    )]
+    pub(super) expected_plan_hash: String,
+    /// Follow it to its end, as `backfill watch` does
+    #[arg(long, short)]
+    pub(super) watch: bool,
+}
+
+/// Arguments of `backfill watch`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WatchArgs {
+    /// The backfill's name
+    pub(super) name: String,
+    /// Only events after this one
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(super) after_sequence: u64,
+}
+
+/// The spec for the wire. Asks the server for the transform's zone only where a time needs it.
+pub(super) async fn spec(args: &SpecArgs, client: &Client) -> Result<pb::BackfillSpec, Error> {
+    let zone = if args.from.needs_zone() || args.to.needs_zone() {
+        times::zone(
+            &transform::get(client, &args.transform, args.revision)
+                .await?
+                .time_zone,
+        )?
+    } else {
+        chrono_tz::Tz::UTC
+    };
+    let knowledge = Knowledge::from(args.knowledge);
+    if args.basis.is_some() && knowledge != Knowledge::AtBasis {
+        return Err(Error::Usage(
+            "--basis goes with --knowledge at-basis only".to_owned(),
+        ));
+    }
+    if args.availability_delay.is_some() && knowledge != Knowledge::AsKnownThen {
+        return Err(Error::Usage(
+            "--availability-delay goes with --knowledge as-known-then only".to_owned(),
+        ));
+    }
+    Ok(pb::BackfillSpec {
+        transform: args.transform.clone(),
+        revision: args.revision,
+        from: Some(times::timestamp(args.from.resolve(zone)?)),
+        to: Some(times::timestamp(args.to.resolve(zone)?)),
+        knowledge: knowledge.into(),
+        basis: args
+            .basis
+            .as_ref()
+            .map(|basis| times::timestamp(basis.utc())),
+        availability_delay: args.availability_delay.map(times::wire_duration),
+        max_active_partitions: args.max_active_partitions,
+        max_attempts: args.max_attempts,
+        labels: labels(&args.labels)?,
+    })
+}
+
+fn labels(arguments: &[String]) -> Result<HashMap<String, String>, Error> {
+    let mut labels = HashMap::new();
+    for argument in arguments {
+        let (key, value) = argument.split_once('=').ok_or_else(|| {
+            Error::Usage(format!("label {argument:?} is not of the form KEY=VALUE"))
+        })?;
+        if labels.insert(key.to_owned(), value.to_owned()).is_some() {
+            return Err(Error::Usage(format!("label {key} is given twice")));
+        }
+    }
+    Ok(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_have_keys() {
+        let given = ["team=data".to_owned(), "why=a=b".to_owned()];
+        assert_eq!(
+            labels(&given)
+                .map(|labels| labels["why"].clone())
+                .ok()
+                .as_deref(),
+            Some("a=b")
+        );
+        assert!(labels(&["team".to_owned()]).is_err());
+        assert!(labels(&["a=1".to_owned(), "a=2".to_owned()]).is_err());
+    }
+}

@@ -1,0 +1,207 @@
+//! `hindcast backfill list` and `hindcast backfill partitions`.
+
+use crate::{
+    cli::{
+        client::Client,
+        error::Error,
+        json::{Listed, enum_name},
+        output::{self, Columns, Field, Format, row},
+        times, watch,
+    },
+    pb::{self, BackfillState, PartitionState},
+};
+
+/// Backfills per page.
+const BACKFILL_PAGE_SIZE: u32 = 1_000;
+
+/// Partitions per page.
+const PARTITION_PAGE_SIZE: u32 = 10_000;
+
+/// From how wide a terminal on creation times are shown; narrower ones keep each backfill on one line.
+const CREATED_WIDTH: u16 = 120;
+
+/// Arguments of `backfill list`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ListArgs {
+    /// Only backfills of this transform
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "NAME"
+    )]
+    transform: String,
+    /// Only backfills in this state, such as running; may be repeated
+    #[arg(long = "state", value_name = "STATE", value_parser = parse_backfill_state)]
+    states: Vec<BackfillState>,
+    /// At most this many
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+}
+
+/// Arguments of `backfill partitions`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PartitionsArgs {
+    /// The backfill's name
+    name: String,
+    /// Only partitions in this state, such as failed; may be repeated
+    #[arg(long = "state", value_name = "STATE", value_parser = parse_partition_state)]
+    states: Vec<PartitionState>,
+}
+
+fn parse_backfill_state(text: &str) -> Result<BackfillState, String> {
+    let name = format!("BACKFILL_STATE_{}", text.to_uppercase().replace('-', "_"));
+    BackfillState::from_str_name(&name).filter(|state| *state != BackfillState::Unspecified).ok_or_else(|| {
+        "the states are pending, running, cancelling, succeeded, partially-succeeded, failed and cancelled".to_owned()
+    })
+}
+
+fn parse_partition_state(text: &str) -> Result<PartitionState, String> {
+    let name = format!("PARTITION_STATE_{}", text.to_uppercase().replace('-', "_"));
+    PartitionState::from_str_name(&name).filter(|state| *state != PartitionState::Unspecified).ok_or_else(|| {
+        "the states are pending, blocked, running, waiting-retry, succeeded, failed, upstream-failed, skipped and cancelled"
+            .to_owned()
+    })
+}
+
+pub(super) async fn list(args: &ListArgs, client: &Client, format: Format) -> Result<(), Error> {
+    let mut request = pb::ListBackfillsRequest {
+        transform: args.transform.clone(),
+        states: args.states.iter().map(|state| i32::from(*state)).collect(),
+        page_size: u32::try_from(args.limit)
+            .unwrap_or(u32::MAX)
+            .clamp(1, BACKFILL_PAGE_SIZE),
+        page_token: String::new(),
+    };
+    let mut backfills = Vec::new();
+    while backfills.len() < args.limit {
+        let page = client
+            .backfills()
+            .list_backfills(request.clone())
+            .await?
+            .into_inner();
+        backfills.extend(page.backfills);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    backfills.truncate(args.limit);
+    if format == Format::Json {
+        return output::json(&Listed {
+            field: "backfills",
+            items: &backfills,
+        });
+    }
+    let wide = output::terminal_width().is_none_or(|width| width >= CREATED_WIDTH);
+    let mut headings = vec!["name", "transform", "from", "to", "known", "state", "done"];
+    if wide {
+        headings.push("created");
+    }
+    let mut columns = Columns::new(&headings);
+    for backfill in &backfills {
+        let spec = backfill.spec.clone().unwrap_or_default();
+        let zone = times::zone(&backfill.time_zone)?;
+        let counts = backfill.partition_counts.as_ref();
+        let mut fields = Vec::from(row![
+            &backfill.name,
+            &spec.transform,
+            times::show_boundary(spec.from.as_ref(), zone),
+            times::show_boundary(spec.to.as_ref(), zone),
+            known_at(spec.knowledge()),
+            Field::state(&enum_name::<BackfillState>(backfill.state)),
+            format!(
+                "{}/{}",
+                counts.map_or(0, |counts| counts.succeeded),
+                watch::total(counts)
+            ),
+        ]);
+        if wide {
+            fields.push(times::show_seconds(backfill.create_time.as_ref()).into());
+        }
+        columns.row(fields);
+    }
+    columns.print("no backfills yet; `hindcast backfill create --help` shows how to start one")
+}
+
+/// Which world the partitions see, in a word.
+fn known_at(knowledge: pb::Knowledge) -> &'static str {
+    match knowledge {
+        pb::Knowledge::AsKnownThen => "then",
+        pb::Knowledge::AsKnownNow => "now",
+        pb::Knowledge::AtBasis => "basis",
+        pb::Knowledge::Unspecified => "?",
+    }
+}
+
+pub(super) async fn partitions(
+    args: &PartitionsArgs,
+    client: &Client,
+    format: Format,
+) -> Result<(), Error> {
+    let mut request = pb::ListPartitionsRequest {
+        backfill: args.name.clone(),
+        states: args.states.iter().map(|state| i32::from(*state)).collect(),
+        page_size: PARTITION_PAGE_SIZE,
+        page_token: String::new(),
+    };
+    let mut partitions = Vec::new();
+    loop {
+        let page = client
+            .backfills()
+            .list_partitions(request.clone())
+            .await?
+            .into_inner();
+        partitions.extend(page.partitions);
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    if format == Format::Json {
+        return output::json(&Listed {
+            field: "partitions",
+            items: &partitions,
+        });
+    }
+    let mut columns = Columns::new(&[
+        "partition",
+        "state",
+        ">attempts",
+        ">rows read",
+        ">rows written",
+        "basis",
+        "~message",
+    ]);
+    for partition in &partitions {
+        columns.row(row![
+            &partition.label,
+            Field::state(&enum_name::<PartitionState>(partition.state)),
+            partition.attempt_count.to_string(),
+            output::count(partition.rows_read),
+            output::count(partition.rows_written),
+            times::show_or_dash(partition.basis.as_ref()),
+            &partition.message,
+        ]);
+    }
+    columns.print("no such partitions")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_written_as_people_write_them() {
+        assert_eq!(
+            parse_backfill_state("partially-succeeded"),
+            Ok(BackfillState::PartiallySucceeded)
+        );
+        assert_eq!(
+            parse_partition_state("WAITING_RETRY"),
+            Ok(PartitionState::WaitingRetry)
+        );
+        assert!(parse_partition_state("unspecified").is_err());
+        assert!(parse_backfill_state("done").is_err());
+    }
+}

@@ -1,0 +1,126 @@
+//! The form of a file of definitions: these structs mirror it, and refuse keys that they do not know.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFile {
+    #[serde(default)]
+    pub(super) entity_type: Vec<RawEntityType>,
+    #[serde(default)]
+    pub(super) source: Vec<RawSource>,
+    #[serde(default)]
+    pub(super) transform: Vec<RawTransform>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEntityType {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) description: String,
+    pub(super) attributes: Vec<RawAttribute>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAttribute {
+    pub(super) name: String,
+    pub(super) kind: String,
+    #[serde(default)]
+    pub(super) precision: u32,
+    #[serde(default)]
+    pub(super) scale: u32,
+    #[serde(default)]
+    pub(super) description: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSource {
+    pub(super) name: String,
+    pub(super) format: String,
+    pub(super) location: PathBuf,
+    pub(super) event_time_column: String,
+    #[serde(default)]
+    pub(super) available_at_column: String,
+    pub(super) hive: Option<RawHive>,
+    pub(super) csv: Option<RawCsv>,
+    #[serde(default)]
+    pub(super) description: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHive {
+    pub(super) column: String,
+    pub(super) grain: String,
+    #[serde(default)]
+    pub(super) time_zone: String,
+    #[serde(default)]
+    pub(super) format: String,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCsv {
+    #[serde(default)]
+    pub(super) delimiter: String,
+    #[serde(default)]
+    pub(super) types: HashMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTransform {
+    pub(super) name: String,
+    pub(super) sql: Option<String>,
+    pub(super) sql_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(super) sources: Vec<RawSourceInput>,
+    #[serde(default)]
+    pub(super) entities: Vec<RawEntityInput>,
+    pub(super) prior: Option<RawPrior>,
+    #[serde(default)]
+    pub(super) output_columns: Vec<String>,
+    pub(super) output_table: String,
+    pub(super) grain: String,
+    #[serde(default)]
+    pub(super) time_zone: String,
+    pub(super) retry: Option<RawRetry>,
+    #[serde(default)]
+    pub(super) description: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSourceInput {
+    pub(super) source: String,
+    pub(super) lookback: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEntityInput {
+    pub(super) entity_type: String,
+    #[serde(default)]
+    pub(super) at_partition_start: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPrior {
+    #[serde(default)]
+    pub(super) partitions: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRetry {
+    #[serde(default)]
+    pub(super) max_attempts: u32,
+    pub(super) initial_backoff: Option<String>,
+    pub(super) max_backoff: Option<String>,
+}

@@ -1,0 +1,351 @@
+//! The command line as its users have it: the real binary, a real server, exit codes and both outputs.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, ChildStdout, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const DEFINITIONS: &str = r#"
+[[entity_type]]
+name = "pump"
+attributes = [{ name = "pressure", kind = "float64" }, { name = "site", kind = "string" }]
+
+[[source]]
+name = "events"
+format = "csv"
+location = "events.csv"
+event_time_column = "at"
+
+[[transform]]
+name = "copied"
+sql = "SELECT n FROM events"
+sources = [{ source = "events" }]
+output_table = "copied"
+grain = "daily"
+
+[[transform]]
+name = "divided"
+sql = "SELECT 10 / (n - 2) AS quotient FROM events"
+sources = [{ source = "events" }]
+output_table = "divided"
+grain = "daily"
+retry = { max_attempts = 1 }
+"#;
+
+/// One row on each of three days; the second day's breaks `divided`.
+const EVENTS: &str =
+    "at,n\n2024-05-01T08:00:00Z,1\n2024-05-02T08:00:00Z,2\n2024-05-03T08:00:00Z,3\n";
+
+const THREE_DAYS: &str = "--from 2024-05-01 --to 2024-05-04 --knowledge as-known-now";
+
+/// `hindcast serve` on a free port, with definitions and data beside its data folder.
+struct Served {
+    folder: TempDir,
+    server: Child,
+    /// Kept open, as a terminal would.
+    _stdout: BufReader<ChildStdout>,
+    url: String,
+}
+
+impl Served {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        std::fs::write(folder.path().join("hindcast.toml"), DEFINITIONS).expect("written");
+        std::fs::write(folder.path().join("events.csv"), EVENTS).expect("written");
+        let mut server = hindcast()
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(folder.path().join("data"))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("starts");
+        let mut stdout = BufReader::new(server.stdout.take().expect("piped"));
+        let mut line = String::new();
+        stdout.read_line(&mut line).expect("says where it is");
+        let url = line
+            .split_whitespace()
+            .find(|word| word.starts_with("http://"))
+            .expect("an address")
+            .trim_end_matches(',')
+            .to_owned();
+        Self {
+            folder,
+            server,
+            _stdout: stdout,
+            url,
+        }
+    }
+
+    /// With the definitions applied.
+    fn defined() -> Self {
+        let served = Self::start();
+        assert_eq!(code(&served.apply()), 0);
+        served
+    }
+
+    fn data_dir(&self) -> std::path::PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn run(&self, line: &str) -> Output {
+        hindcast()
+            .args(["--server", &self.url])
+            .args(line.split(' '))
+            .output()
+            .expect("runs")
+    }
+
+    fn apply(&self) -> Output {
+        let file = self.folder.path().join("hindcast.toml");
+        self.run(&format!("apply -f {}", file.display()))
+    }
+
+    fn json(&self, line: &str) -> Value {
+        let output = self.run(&format!("{line} -o json"));
+        assert_eq!(code(&output), 0, "{line}: {}", stderr(&output));
+        serde_json::from_slice(&output.stdout).expect("one JSON document")
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args([format!("-{name}"), self.server.id().to_string()])
+            .status()
+            .expect("kill runs");
+        assert!(sent.success());
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+/// The binary, deaf to the settings of whoever runs the tests.
+fn hindcast() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hindcast"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HINDCAST_")) {
+        command.env_remove(name);
+    }
+    command.env_remove("RUST_LOG");
+    command
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().expect("no signal")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}
+
+fn serve(data_dir: &Path, listen: &str) -> Output {
+    hindcast()
+        .args(["serve", "--listen", listen, "--data-dir"])
+        .arg(data_dir)
+        .output()
+        .expect("runs")
+}
+
+#[test]
+fn a_file_of_definitions_is_created_once_and_unchanged_after() {
+    let served = Served::start();
+    for outcome in ["created", "unchanged"] {
+        let output = served.apply();
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        let text = stdout(&output);
+        assert_eq!(text.lines().count(), 4, "{text}");
+        assert!(text.lines().all(|line| line.starts_with(outcome)), "{text}");
+    }
+}
+
+#[test]
+fn an_entity_is_written_read_and_remembered() {
+    let served = Served::defined();
+    let write = "entity put pump p1 pressure=2.5 site=north --from 2024-01-01 --forever";
+    assert!(stdout(&served.run(write)).starts_with("1 version written"));
+    assert!(stdout(&served.run(write)).starts_with("nothing to write"));
+    let corrected =
+        served.run("entity put pump p1 pressure=3.5 site=north --from 2024-01-01 --forever");
+    assert_eq!(code(&corrected), 0, "{}", stderr(&corrected));
+
+    let entity = served.json("entity get pump p1 --at 2024-02-01");
+    assert_eq!(entity["outcome"], "VALUE");
+    assert_eq!(entity["version"]["attributes"]["pressure"], 3.5);
+    let history = served.json("entity history pump p1");
+    let pressures: Vec<_> = history["versions"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|version| version["attributes"]["pressure"].as_f64())
+        .collect();
+    assert_eq!(pressures, [Some(2.5), Some(3.5)]);
+    assert!(stdout(&served.run("entity get pump p1 --at 2024-02-01")).contains("pressure     3.5"));
+}
+
+#[test]
+fn watching_a_backfill_ends_with_its_fate_as_exit_code() {
+    let served = Served::defined();
+    let good = served.run(&format!("backfill create copied {THREE_DAYS} --watch"));
+    assert_eq!(code(&good), 0, "{}", stderr(&good));
+    assert!(
+        stdout(&good).contains("3 succeeded · ") && stdout(&good).contains(" · 3 rows written"),
+        "{}",
+        stdout(&good)
+    );
+
+    let bad = served.run(&format!("backfill create divided {THREE_DAYS} --watch"));
+    assert_eq!(code(&bad), 1);
+    let text = stdout(&bad);
+    assert!(text.contains("2024-05-02 failed, attempt 1: "), "{text}");
+    assert!(text.contains("2 succeeded, 1 failed"), "{text}");
+
+    let rows = served.run("table rows copied -o json");
+    let numbers: Vec<Value> = stdout(&rows)
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect("an object per line")["n"].clone())
+        .collect();
+    assert_eq!(numbers, [1, 2, 3]);
+}
+
+#[test]
+fn machines_read_json_from_every_command() {
+    let served = Served::defined();
+    let watched = served.run(&format!(
+        "backfill create copied {THREE_DAYS} --watch -o json"
+    ));
+    assert_eq!(code(&watched), 0, "{}", stderr(&watched));
+    let objects: Vec<Value> = stdout(&watched)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("an object per line"))
+        .collect();
+    let name = objects[0]["backfill"]["name"]
+        .as_str()
+        .expect("a name")
+        .to_owned();
+    for line in [
+        "type list".to_owned(),
+        "type get pump".to_owned(),
+        "source list".to_owned(),
+        "source get events".to_owned(),
+        "transform list".to_owned(),
+        "transform get copied".to_owned(),
+        "table list".to_owned(),
+        "table show copied".to_owned(),
+        "backfill list".to_owned(),
+        format!("backfill plan copied {THREE_DAYS}"),
+        format!("backfill get {name}"),
+        format!("backfill partitions {name}"),
+        "entity get pump p1 p2".to_owned(),
+        "entity history pump p1".to_owned(),
+    ] {
+        assert!(served.json(&line).is_object(), "{line}");
+    }
+}
+
+#[test]
+fn unknown_names_are_told_on_standard_error() {
+    let served = Served::defined();
+    for (line, reason) in [
+        ("type get valve", "ENTITY_TYPE_NOT_FOUND"),
+        ("entity get valve v1", "ENTITY_TYPE_NOT_FOUND"),
+        ("source get nothing", "SOURCE_NOT_FOUND"),
+        ("transform get nothing", "TRANSFORM_NOT_FOUND"),
+        ("table show nothing", "TABLE_NOT_FOUND"),
+        ("backfill get bf-0", "BACKFILL_NOT_FOUND"),
+        ("backfill watch bf-0", "BACKFILL_NOT_FOUND"),
+    ] {
+        let output = served.run(line);
+        assert_eq!((code(&output), stdout(&output).as_str()), (1, ""), "{line}");
+        let text = stderr(&output);
+        assert!(
+            text.starts_with("error: ") && text.contains(&format!("[{reason}]")),
+            "{line}: {text}"
+        );
+        assert!(text.contains("hint: `hindcast "), "{line}: {text}");
+    }
+}
+
+#[test]
+fn one_fault_is_told_once() {
+    let served = Served::defined();
+    let output = served.run("entity put pump p1 pressure=1 --from 2024-01-02 --to 2024-01-01");
+    assert_eq!(code(&output), 1);
+    assert_eq!(
+        stderr(&output).matches("must be after").count(),
+        1,
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn bad_usage_is_exit_code_2() {
+    let served = Served::defined();
+    for line in [
+        "backfill create copied --from 2024-05-01 --to 2024-05-02",
+        "backfill create copied --from soon --to 2024-05-02 --knowledge as-known-now",
+        "entity put pump p1 pressure=high --from 2024-01-01",
+        "entity put pump p1 colour=red --from 2024-01-01",
+        "no-such-command",
+    ] {
+        let output = served.run(line);
+        assert_eq!(code(&output), 2, "{line}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_gets_a_hint() {
+    let output = hindcast()
+        .args(["--server", "http://127.0.0.1:1", "type", "list"])
+        .output()
+        .expect("runs");
+    assert_eq!(code(&output), 1);
+    assert!(
+        stderr(&output).contains("hint: is `hindcast serve` running there?"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_second_server_says_what_is_in_its_way() {
+    let served = Served::start();
+    let locked = serve(&served.data_dir(), "127.0.0.1:0");
+    assert_eq!(code(&locked), 1);
+    assert!(
+        stderr(&locked).contains("another process has it open"),
+        "{}",
+        stderr(&locked)
+    );
+
+    let address = served.url.trim_start_matches("http://");
+    let taken = serve(&served.folder.path().join("other"), address);
+    assert_eq!(code(&taken), 1);
+    assert!(
+        stderr(&taken).contains(&format!("cannot listen on {address}")),
+        "{}",
+        stderr(&taken)
+    );
+    assert!(!served.folder.path().join("other").exists());
+}
+
+#[test]
+fn a_server_ends_well_on_either_signal() {
+    for signal in ["TERM", "INT"] {
+        let mut served = Served::start();
+        served.signal(signal);
+        let status = served.server.wait().expect("ends");
+        assert_eq!(status.code(), Some(0), "{signal}");
+    }
+}
