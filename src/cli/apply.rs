@@ -38,7 +38,7 @@ const FORM: &str = r#"The file's form (TOML; keys after "optional" may be left o
 
   [[transform]]
   name = "daily_punctuality"
-  sql_file = "punctuality.sql"  # or sql = """SELECT …"""
+  sql_file = "daily_punctuality.sql"  # or sql = """SELECT …"""
   output_table = "daily_punctuality"
   grain = "daily"               # hourly daily weekly monthly yearly
   # optional:

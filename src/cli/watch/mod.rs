@@ -283,8 +283,8 @@ pub(crate) fn describe_work(backfill: &pb::Backfill) -> String {
     let rate = wall_time(backfill)
         .filter(|took| !took.is_zero())
         .map(|took| total(counts) as f64 / took.as_secs_f64());
-    // The rate of a handful says nothing.
-    if let Some(rate) = rate.filter(|_| total(counts) >= MIN_RATED_PARTITIONS) {
+    // The rate of a handful, or of a backfill that waited for its server, says nothing.
+    if let Some(rate) = rate.filter(|rate| *rate >= 2.0 && total(counts) >= MIN_RATED_PARTITIONS) {
         parts.push(format!("{rate:.0} partitions/s"));
     }
     parts.join(" · ")

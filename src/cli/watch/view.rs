@@ -246,7 +246,7 @@ fn describe_event(event: &pb::Event) -> String {
         Some(Change::BackfillResumed(change)) => match change.fenced_attempt_count {
             0 => "the server came back, and the backfill goes on".to_owned(),
             fenced => format!(
-                "the server came back, and the backfill goes on; {} begun before runs again",
+                "the server came back, and the backfill goes on; {} begun before will run again",
                 output::counted(u64::from(fenced), "attempt")
             ),
         },
