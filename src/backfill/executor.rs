@@ -83,17 +83,20 @@ struct Shared {
     stopping: CancellationToken,
 }
 
+/// Where the backfill goes that a caller asked for.
+type Reply = oneshot::Sender<Result<Arc<Watched>>>;
+
 #[derive(Debug)]
 enum Message {
     Create {
         spec: BackfillSpec,
         plan: Box<Plan>,
         request_id: Option<String>,
-        reply: oneshot::Sender<Result<Arc<Watched>>>,
+        reply: Reply,
     },
     Cancel {
         name: String,
-        reply: oneshot::Sender<Result<Arc<Watched>>>,
+        reply: Reply,
     },
     AttemptEnded {
         name: String,
@@ -383,7 +386,7 @@ struct Actor {
 struct Turn {
     events: BTreeMap<String, Vec<Event>>,
     actions: Vec<(String, Action)>,
-    replies: Vec<(oneshot::Sender<Result<Arc<Watched>>>, Arc<Watched>)>,
+    replies: Vec<(Reply, Arc<Watched>)>,
 }
 
 impl Actor {

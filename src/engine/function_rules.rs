@@ -38,11 +38,14 @@ pub(super) fn check(plan: &LogicalPlan) -> Result<()> {
 }
 
 fn unstable_function(expression: &Expr) -> Option<String> {
-    let (name, volatility) = match expression {
-        Expr::ScalarFunction(call) => (call.func.name(), call.func.signature().volatility),
-        Expr::AggregateFunction(call) => (call.func.name(), call.func.signature().volatility),
-        Expr::WindowFunction(call) => (call.fun.name(), call.fun.signature().volatility),
-        _ => return None,
+    let (name, volatility) = if let Expr::ScalarFunction(call) = expression {
+        (call.func.name(), call.func.signature().volatility)
+    } else if let Expr::AggregateFunction(call) = expression {
+        (call.func.name(), call.func.signature().volatility)
+    } else if let Expr::WindowFunction(call) = expression {
+        (call.fun.name(), call.fun.signature().volatility)
+    } else {
+        return None;
     };
     (volatility != Volatility::Immutable).then(|| name.to_owned())
 }

@@ -139,15 +139,16 @@ fn check_time_column(schema: &Schema, field: &str, column: &str) -> Result<()> {
             ),
         ));
     };
-    match found.data_type() {
-        DataType::Timestamp(_, _) | DataType::Date32 => Ok(()),
-        other => Err(Error::definition(
-            field,
-            format!(
-                "column {column:?} is {other}, not a timestamp or a date; for CSV, csv_types can say so"
-            ),
-        )),
+    let data_type = found.data_type();
+    if matches!(data_type, DataType::Timestamp(_, _) | DataType::Date32) {
+        return Ok(());
     }
+    Err(Error::definition(
+        field,
+        format!(
+            "column {column:?} is {data_type}, not a timestamp or a date; for CSV, csv_types can say so"
+        ),
+    ))
 }
 
 fn column_names(schema: &Schema) -> String {
