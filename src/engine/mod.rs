@@ -19,6 +19,7 @@ mod parameters;
 mod sequential;
 mod session;
 pub mod source;
+mod yielding;
 
 use std::sync::Arc;
 

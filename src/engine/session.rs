@@ -36,6 +36,7 @@ use super::{
     parameters,
     sequential::SequentialMerges,
     source::format_of,
+    yielding::YieldingJoins,
 };
 use crate::{
     catalog::ColumnDef,
@@ -101,6 +102,7 @@ impl Sessions {
             .with_runtime_env(runtime)
             .with_default_features()
             .with_physical_optimizer_rule(Arc::new(SequentialMerges))
+            .with_physical_optimizer_rule(Arc::new(YieldingJoins))
             .build();
         Ok(Self {
             template,
@@ -348,27 +350,25 @@ fn first_at_or_after(
     days: &PartitionCalendar,
 ) -> Result<ScalarValue> {
     let micros = instant.micros();
-    match data_type {
-        DataType::Timestamp(unit, zone) => {
-            let zone = zone.clone();
-            Ok(match unit {
-                TimeUnit::Second => {
-                    ScalarValue::TimestampSecond(Some(ceil_div(micros, 1_000_000)), zone)
-                }
-                TimeUnit::Millisecond => {
-                    ScalarValue::TimestampMillisecond(Some(ceil_div(micros, 1_000)), zone)
-                }
-                TimeUnit::Microsecond => ScalarValue::TimestampMicrosecond(Some(micros), zone),
-                TimeUnit::Nanosecond => {
-                    ScalarValue::TimestampNanosecond(Some(micros.saturating_mul(1_000)), zone)
-                }
-            })
-        }
-        DataType::Date32 => Ok(ScalarValue::Date32(Some(date_at_or_after(instant, days)?))),
-        other => Err(Error::Broken {
-            cause: format!("{other} is no time type"),
-        }),
+    if *data_type == DataType::Date32 {
+        return Ok(ScalarValue::Date32(Some(date_at_or_after(instant, days)?)));
     }
+    let DataType::Timestamp(unit, zone) = data_type else {
+        return Err(Error::Broken {
+            cause: format!("{data_type} is no time type"),
+        });
+    };
+    let zone = zone.clone();
+    Ok(match unit {
+        TimeUnit::Second => ScalarValue::TimestampSecond(Some(ceil_div(micros, 1_000_000)), zone),
+        TimeUnit::Millisecond => {
+            ScalarValue::TimestampMillisecond(Some(ceil_div(micros, 1_000)), zone)
+        }
+        TimeUnit::Microsecond => ScalarValue::TimestampMicrosecond(Some(micros), zone),
+        TimeUnit::Nanosecond => {
+            ScalarValue::TimestampNanosecond(Some(micros.saturating_mul(1_000)), zone)
+        }
+    })
 }
 
 fn ceil_div(value: i64, divisor: i64) -> i64 {

@@ -15,6 +15,9 @@ fn begin() -> std::time::Instant {
     std::time::Instant::now()
 }
 
+/// Until it is cancelled.
+const ENDLESS: &str = "SELECT sum(a.value * b.value) AS v FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b";
+
 fn sequences(events: &[pb::Event]) -> Vec<u64> {
     events.iter().map(|event| event.sequence).collect()
 }
@@ -121,7 +124,7 @@ async fn progress_says_where_it_stands_after_the_events_it_counts() {
 async fn an_idle_watch_has_a_heartbeat() {
     let mut rig = Rig::with_heartbeat("2013-12-31T00:00:00Z", Duration::from_millis(30)).await;
     rig.clients
-        .register(daily("slow", SLOW))
+        .register(daily("slow", ENDLESS))
         .await
         .expect("registered");
     let created = rig
@@ -136,6 +139,9 @@ async fn an_idle_watch_has_a_heartbeat() {
         heartbeats += u32::from(matches!(item.message, Some(Message::Heartbeat(_))));
     }
     rig.clients.cancel(&created.name).await.expect("cancelled");
+    // A query in the middle of its work stops too.
+    let ended = rig.clients.ended(&created.name).await;
+    assert_eq!(ended.backfill.state(), BackfillState::Cancelled);
 }
 
 #[tokio::test]
