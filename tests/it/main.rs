@@ -16,6 +16,7 @@ mod conformance;
 mod flights;
 mod flights_year;
 mod lake;
+mod quickstart;
 mod store_columns;
 mod store_crash;
 mod store_grpc;

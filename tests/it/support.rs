@@ -37,8 +37,6 @@ pub(crate) type Row = BTreeMap<String, Option<Kind>>;
 /// A server and its clients. Stop it with [`Service::stop`]; dropped without, its folder may still be in use.
 pub(crate) struct Service {
     folder: Option<TempDir>,
-    data_dir: PathBuf,
-    clock: Arc<dyn Clock>,
     server: RunningServer,
     pub(crate) entities: EntityStoreServiceClient<Channel>,
     pub(crate) catalog: CatalogServiceClient<Channel>,
@@ -61,9 +59,9 @@ impl Service {
     async fn start_in(folder: Option<TempDir>, data_dir: PathBuf, clock: Arc<dyn Clock>) -> Self {
         let config = ServerConfig {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            ..ServerConfig::new(data_dir.clone())
+            ..ServerConfig::new(data_dir)
         };
-        let starting = Box::pin(server::start(config, Arc::clone(&clock)));
+        let starting = Box::pin(server::start(config, clock));
         let server = starting.await.expect("the server starts");
         let channel = Channel::from_shared(format!("http://{}", server.local_addr()))
             .expect("an address")
@@ -72,8 +70,6 @@ impl Service {
             .expect("connects");
         Self {
             folder,
-            data_dir,
-            clock,
             server,
             entities: EntityStoreServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_BYTES)
@@ -84,23 +80,10 @@ impl Service {
         }
     }
 
-    /// The folder that holds everything.
-    pub(crate) fn data_dir(&self) -> &Path {
-        &self.data_dir
-    }
-
-    /// Stops the server and starts it again on the same folder.
-    pub(crate) async fn restart(self) -> Self {
-        let (folder, data_dir, clock) = self.stop().await;
-        Self::start_in(folder, data_dir, clock).await
-    }
-
-    /// Stops the server; the temporary folder goes with what is returned.
-    pub(crate) async fn stop(self) -> (Option<TempDir>, PathBuf, Arc<dyn Clock>) {
+    /// Stops the server; the temporary folder goes with it.
+    pub(crate) async fn stop(self) {
         let Self {
             folder,
-            data_dir,
-            clock,
             server,
             entities,
             catalog,
@@ -108,7 +91,7 @@ impl Service {
         } = self;
         drop((entities, catalog, backfills));
         server.shutdown().await.expect("the server stops");
-        (folder, data_dir, clock)
+        drop(folder);
     }
 
     /// Declares an entity type.
