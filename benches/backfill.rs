@@ -3,6 +3,11 @@
 //!
 //! `cargo bench --bench backfill`. Needs the data beside the checkout, as `tests/it/flights.rs` does.
 
+#![expect(
+    clippy::expect_used,
+    reason = "the loader and the rig are the tests' own"
+)]
+
 #[path = "../tests/it/flights.rs"]
 mod flights;
 #[expect(dead_code, reason = "the tests use more of it")]

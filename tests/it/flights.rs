@@ -1,10 +1,5 @@
 //! The year 2013 of New York's flights: its entities, its source, and the transform that other programs computed too.
 
-#![expect(
-    clippy::expect_used,
-    reason = "functions of tests, which the lint takes for others"
-)]
-
 use std::{
     fs::File,
     io::{BufRead, BufReader},

@@ -1,10 +1,5 @@
 //! The quickstart as a newcomer runs it: the real program, twice in one folder, and what it leaves behind.
 
-#![expect(
-    clippy::expect_used,
-    reason = "functions of tests, which the lint takes for others"
-)]
-
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},

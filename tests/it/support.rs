@@ -1,10 +1,5 @@
 //! What tests of the whole service share: a real server on a free port, in a temporary folder, on a given clock.
 
-#![expect(
-    clippy::expect_used,
-    reason = "functions of tests, which the lint takes for others"
-)]
-
 use std::{
     collections::{BTreeMap, HashMap},
     net::{Ipv4Addr, SocketAddr},

@@ -1,10 +1,5 @@
 //! A warehouse in a temporary folder, and what tests do with it.
 
-#![expect(
-    clippy::expect_used,
-    reason = "functions of tests, which the lint takes for others"
-)]
-
 use std::{
     collections::BTreeSet,
     fs::File,

@@ -1,10 +1,5 @@
 //! Another reader finds exactly the rows that hindcast has.
 
-#![expect(
-    clippy::expect_used,
-    reason = "functions of tests, which the lint takes for others"
-)]
-
 use std::{path::PathBuf, process::Command, sync::Arc};
 
 use arrow::{
