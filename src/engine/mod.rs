@@ -14,6 +14,7 @@ mod entity_table;
 mod error;
 mod file_table;
 mod filter_barrier;
+mod filter_clause;
 mod function_rules;
 mod parameters;
 mod sequential;

@@ -33,7 +33,7 @@ use super::{
     as_of::{AsOf, World},
     entity_table::{EntityTable, View},
     file_table::{FileTable, TableFile},
-    parameters,
+    filter_clause, parameters,
     sequential::SequentialMerges,
     source::format_of,
     yielding::YieldingJoins,
@@ -144,7 +144,7 @@ impl Sessions {
         let state = context.state();
         let dialect = state.config().options().sql_parser.dialect;
         let statement = state.sql_to_statement(&inputs.transform.spec.sql, &dialect)?;
-        let statement = parameters::bind(statement, &scope.window())?;
+        let statement = filter_clause::never_null(parameters::bind(statement, &scope.window())?);
         Ok(state.statement_to_plan(statement).await?)
     }
 
