@@ -7,7 +7,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert::{backfill as convert, invalid::Invalid},
+    convert::{
+        backfill as convert,
+        invalid::{Invalid, named},
+    },
     status::to_status,
 };
 use crate::{
@@ -70,7 +73,8 @@ impl BackfillService for BackfillApi {
         &self,
         request: Request<pb::GetBackfillRequest>,
     ) -> Result<Response<pb::GetBackfillResponse>, Status> {
-        let name = request.into_inner().name;
+        let pb::GetBackfillRequest { name } = request.into_inner();
+        named("name", &name).map_err(refused)?;
         let backfill = self
             .backfills
             .read(&name, convert::backfill_to_wire)
@@ -93,6 +97,10 @@ impl BackfillService for BackfillApi {
         let limit = page_limit(page_size, DEFAULT_BACKFILLS, MAX_BACKFILLS)?;
         let states = convert::states_from_wire("states", &states).map_err(refused)?;
         let after = (!page_token.is_empty()).then_some(page_token.as_str());
+        // A token is the name of the last backfill told; none is ever removed.
+        if after.is_some_and(|name| self.backfills.get(name).is_err()) {
+            return Err(foreign_token());
+        }
         // One more than asked tells whether another page follows.
         let mut backfills = self.backfills.list(after, limit + 1, |record, state| {
             let wanted = (transform.is_empty() || record.plan.transform == transform)
@@ -123,24 +131,22 @@ impl BackfillService for BackfillApi {
         } = request.into_inner();
         let limit = page_limit(page_size, DEFAULT_PARTITIONS, MAX_PARTITIONS)?;
         let states = convert::partition_states_from_wire("states", &states).map_err(refused)?;
-        let skip = match page_token.as_str() {
-            "" => 0,
-            token => token.parse().map_err(|_| {
-                refused(Violation::new(
-                    "page_token",
-                    "it is not one that this server gave",
-                ))
-            })?,
-        };
+        named("backfill", &backfill).map_err(refused)?;
         let (partitions, next) = self
             .backfills
             .read(&backfill, |record, state| {
-                convert::partitions_to_wire(record, state, &states, skip, limit)
+                let count = record.plan.partitions.len();
+                let skip = partition_of_token(&backfill, &page_token).filter(|skip| *skip < count);
+                let page = skip
+                    .map(|skip| convert::partitions_to_wire(record, state, &states, skip, limit));
+                page.ok_or_else(foreign_token)
             })
-            .map_err(|error| to_status(&error))?;
+            .map_err(|error| to_status(&error))??;
         Ok(Response::new(pb::ListPartitionsResponse {
             partitions,
-            next_page_token: next.map(|index| index.to_string()).unwrap_or_default(),
+            next_page_token: next
+                .map(|index| format!("{backfill}.{index}"))
+                .unwrap_or_default(),
         }))
     }
 
@@ -148,7 +154,8 @@ impl BackfillService for BackfillApi {
         &self,
         request: Request<pb::CancelBackfillRequest>,
     ) -> Result<Response<pb::CancelBackfillResponse>, Status> {
-        let name = request.into_inner().name;
+        let pb::CancelBackfillRequest { name } = request.into_inner();
+        named("name", &name).map_err(refused)?;
         let (record, state) = self
             .backfills
             .cancel(&name)
@@ -170,6 +177,7 @@ impl BackfillService for BackfillApi {
             name,
             after_sequence,
         } = request.into_inner();
+        named("name", &name).map_err(refused)?;
         let (record, _) = self
             .backfills
             .get(&name)
@@ -194,6 +202,22 @@ fn page_limit(asked: u32, usual: u32, most: u32) -> Result<usize, Status> {
         )));
     }
     Ok(if asked == 0 { usual } else { asked } as usize)
+}
+
+/// The partition that a page of `backfill` starts with.
+fn partition_of_token(backfill: &str, token: &str) -> Option<usize> {
+    if token.is_empty() {
+        return Some(0);
+    }
+    let index = token.strip_prefix(backfill)?.strip_prefix('.')?;
+    index.parse().ok()
+}
+
+fn foreign_token() -> Status {
+    refused(Violation::new(
+        "page_token",
+        "it does not belong to this listing",
+    ))
 }
 
 fn refused(violation: Violation) -> Status {

@@ -7,13 +7,17 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert::{catalog as convert, table},
+    convert::{
+        catalog as convert,
+        invalid::{Invalid, named},
+        table,
+    },
     status::to_status,
 };
 use crate::{
     catalog::{Catalog, Source},
     engine::{self, Sessions},
-    error::Classify,
+    error::{Classify, Violation},
     lake::Lake,
     pb::{self, catalog_service_server::CatalogService},
     store::Store,
@@ -76,9 +80,11 @@ impl CatalogService for CatalogApi {
         &self,
         request: Request<pb::GetSourceRequest>,
     ) -> Result<Response<pb::GetSourceResponse>, Status> {
+        let pb::GetSourceRequest { name } = request.into_inner();
+        named("name", &name).map_err(refused)?;
         let source = self
             .catalog
-            .source(&request.into_inner().name)
+            .source(&name)
             .map_err(|error| to_status(&error))?;
         Ok(Response::new(pb::GetSourceResponse {
             source: Some(convert::source_to_wire(&source)),
@@ -130,11 +136,11 @@ impl CatalogService for CatalogApi {
         &self,
         request: Request<pb::GetTransformRequest>,
     ) -> Result<Response<pb::GetTransformResponse>, Status> {
-        let request = request.into_inner();
-        let revision = (request.revision > 0).then_some(request.revision);
+        let pb::GetTransformRequest { name, revision } = request.into_inner();
+        named("name", &name).map_err(refused)?;
         let transform = self
             .catalog
-            .transform(&request.name, revision)
+            .transform(&name, (revision > 0).then_some(revision))
             .map_err(|error| to_status(&error))?;
         Ok(Response::new(pb::GetTransformResponse {
             transform: Some(convert::transform_to_wire(&transform)),
@@ -159,7 +165,8 @@ impl CatalogService for CatalogApi {
         request: Request<pb::GetTableRequest>,
     ) -> Result<Response<pb::GetTableResponse>, Status> {
         let lake = self.lake.clone();
-        let name = request.into_inner().name;
+        let pb::GetTableRequest { name } = request.into_inner();
+        table::check_named(&name).map_err(|error| to_status(&error))?;
         let info = blocking(move || lake.table(&name)).await?;
         Ok(Response::new(pb::GetTableResponse {
             table: Some(table::to_wire(&info)),
@@ -215,6 +222,10 @@ impl CatalogService for CatalogApi {
     }
 }
 
+fn refused(violation: Violation) -> Status {
+    to_status(&Invalid::from(violation))
+}
+
 /// A table that is there must take what the query gives.
 fn check_table(
     lake: &Lake,
@@ -256,7 +267,7 @@ impl Classify for RegisterError {
         self.inner().reason()
     }
 
-    fn violations(&self) -> Vec<crate::error::Violation> {
+    fn violations(&self) -> Vec<Violation> {
         self.inner().violations()
     }
 

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     error::Violation,
     grpc::{
-        convert::{entity, page_token::HistoryPosition, range, time},
+        convert::{entity, invalid, page_token::HistoryPosition, range, time},
         status::to_status,
     },
     pb::{self, entity_store_service_server as service},
@@ -70,7 +70,8 @@ impl EntityStore {
             .map_err(|error| to_status(&error))
     }
 
-    fn find(&self, name: &str) -> Result<Arc<EntityType>, Status> {
+    fn find(&self, field: &str, name: &str) -> Result<Arc<EntityType>, Status> {
+        invalid::named(field, name).map_err(refuse)?;
         self.store
             .entity_type(name)
             .map_err(|error| to_status(&error))
@@ -123,7 +124,7 @@ impl service::EntityStoreService for EntityStore {
         request: Request<pb::GetEntityTypeRequest>,
     ) -> Result<Response<pb::GetEntityTypeResponse>, Status> {
         let pb::GetEntityTypeRequest { name } = request.into_inner();
-        let entity_type = self.find(&name)?;
+        let entity_type = self.find("name", &name)?;
         Ok(Response::new(pb::GetEntityTypeResponse {
             entity_type: Some(self.wire_type(&entity_type)),
         }))
@@ -174,7 +175,7 @@ impl service::EntityStoreService for EntityStore {
             valid_time,
             basis,
         } = request.into_inner();
-        let entity_type = self.find(&entity_type)?;
+        let entity_type = self.find("entity_type", &entity_type)?;
         let (valid, basis) = self.point(valid_time, basis).await?;
         let store = self.store.clone();
         let (outcome, version) = blocking(move || {
@@ -200,7 +201,7 @@ impl service::EntityStoreService for EntityStore {
             valid_time,
             basis,
         } = request.into_inner();
-        let entity_type = self.find(&entity_type)?;
+        let entity_type = self.find("entity_type", &entity_type)?;
         let count = entity_ids.len();
         if count == 0 || count > MAX_BATCH_IDS {
             return Err(refuse(Violation::new(
@@ -245,7 +246,7 @@ impl service::EntityStoreService for EntityStore {
             basis,
             after_entity_id,
         } = request.into_inner();
-        let entity_type = self.find(&entity_type)?;
+        let entity_type = self.find("entity_type", &entity_type)?;
         let (valid, basis) = self.point(valid_time, basis).await?;
         let (messages, receiver) = mpsc::channel(SCAN_QUEUE);
         let store = self.store.clone();
@@ -267,7 +268,7 @@ impl service::EntityStoreService for EntityStore {
         let valid = range::valid("valid_range", request.valid_range).map_err(refuse)?;
         let system = range::system("system_range", request.system_range).map_err(refuse)?;
         let page_size = page_size(request.page_size).map_err(refuse)?;
-        let entity_type = self.find(&request.entity_type)?;
+        let entity_type = self.find("entity_type", &request.entity_type)?;
         let basis = match after {
             // A token's basis was pinned for the first page; pinning again refuses one that was made up.
             Some(position) => self

@@ -19,6 +19,7 @@ use std::{
     panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 pub use error::Error;
@@ -31,6 +32,10 @@ pub type Entry = (Slice, Slice);
 
 /// The longest value of one key.
 pub const MAX_VALUE_BYTES: usize = 4096;
+
+/// How long opening waits for another holder of the folder to go away.
+pub const LOCK_PATIENCE: Duration = Duration::from_millis(600);
+const LOCK_TRIES: u32 = 8;
 
 /// A result of this module.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -47,6 +52,9 @@ impl Database {
     ///
     /// **Durability**: when it returns, the folder and sled's files in it are on disk.
     ///
+    /// A folder that is locked is tried again for [`LOCK_PATIENCE`]: the threads of a database that was just dropped, in this
+    /// process or one that was killed, hold it for a moment longer.
+    ///
     /// # Errors
     /// [`Error::Locked`] when another process has it open; [`Error::Damaged`] when its files cannot be read;
     /// [`Error::Open`] otherwise.
@@ -57,7 +65,7 @@ impl Database {
         };
         std::fs::create_dir_all(folder).map_err(io_error)?;
         prove_durable_sync(folder).map_err(io_error)?;
-        let db = open_sled(folder, cache_bytes)?;
+        let db = open_patiently(folder, cache_bytes)?;
         sync_folder(folder).map_err(io_error)?;
         Ok(Self {
             db,
@@ -194,6 +202,16 @@ fn check_poison(poison: &OnceLock<String>) -> Result<()> {
     }
 }
 
+fn open_patiently(folder: &Path, cache_bytes: u64) -> Result<sled::Db> {
+    for _ in 1..LOCK_TRIES {
+        match open_sled(folder, cache_bytes) {
+            Err(Error::Locked { .. }) => std::thread::sleep(LOCK_PATIENCE / LOCK_TRIES),
+            outcome => return outcome,
+        }
+    }
+    open_sled(folder, cache_bytes)
+}
+
 fn open_sled(folder: &Path, cache_bytes: u64) -> Result<sled::Db> {
     let config = sled::Config::new()
         .path(folder)
@@ -323,6 +341,22 @@ mod tests {
         );
         keyspace.remove_large(b"a").expect("remove");
         assert_eq!(keyspace.prefix(b"").count(), 1, "no part of a is left");
+    }
+
+    #[test]
+    fn a_folder_that_is_about_to_be_released_is_waited_for() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let holder = open(folder.path());
+        let refused = Database::open(folder.path(), 1 << 20).expect_err("held for good");
+        assert!(matches!(&refused, Error::Locked { .. }), "{refused}");
+        assert!(refused.to_string().contains("another process has it open"));
+        let release = std::thread::spawn(move || {
+            std::thread::sleep(LOCK_PATIENCE / 3);
+            drop(holder);
+        });
+        let reopened = Database::open(folder.path(), 1 << 20);
+        assert!(reopened.is_ok(), "{reopened:?}");
+        release.join().expect("released");
     }
 
     #[test]

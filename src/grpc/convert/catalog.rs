@@ -124,11 +124,11 @@ fn csv_options(
     let mut options = CsvOptions::default();
     match delimiter.as_bytes() {
         [] => {}
-        [byte] => options.delimiter = *byte,
+        [byte] if !matches!(byte, b'"' | b'\n' | b'\r' | 0) => options.delimiter = *byte,
         _ => {
             return Err(Violation::new(
                 "source.csv_delimiter",
-                format!("{delimiter:?} is not one byte"),
+                format!("{delimiter:?} is not one byte that can separate fields"),
             ));
         }
     }

@@ -7,7 +7,7 @@ use prost_types::Timestamp;
 
 use crate::{
     error::Violation,
-    grpc::convert::{time, value::value},
+    grpc::convert::{invalid::named, time, value::value},
     pb,
     store::{
         Answer, Attribute, AttributeKind, Batch, Committed, EntityType, EntityTypeSpec, Mutation,
@@ -148,6 +148,7 @@ fn mutation(path: &str, mutation: pb::Mutation) -> Result<Mutation, Violation> {
         entity_id,
         operation,
     } = mutation;
+    named(&format!("{path}.entity_type"), &entity_type)?;
     let (operation, valid_from, until) = match operation {
         None => {
             return Err(Violation::new(

@@ -7,6 +7,14 @@ use crate::error::{Classify, ErrorKind, Violation};
 #[error("{0}")]
 pub(in crate::grpc) struct Invalid(Violation);
 
+/// Checks that a field which must name something does so. What it names may still not exist.
+pub(in crate::grpc) fn named(field: &str, name: &str) -> Result<(), Violation> {
+    if name.is_empty() {
+        return Err(Violation::new(field, "it is required"));
+    }
+    Ok(())
+}
+
 impl From<Violation> for Invalid {
     fn from(violation: Violation) -> Self {
         Self(violation)

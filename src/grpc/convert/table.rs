@@ -11,18 +11,25 @@ use arrow::{
     util::display::{ArrayFormatter, FormatOptions},
 };
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use prost::Message;
 
-use super::{catalog::columns_to_wire, invalid::Invalid, time};
+use super::{
+    catalog::columns_to_wire,
+    invalid::{Invalid, named},
+    range, time,
+};
 use crate::{
-    catalog::ColumnDef,
+    catalog::{ColumnDef, check_name},
     error::{Classify, ErrorKind, Violation},
     lake::{self, Lake, LakeFile, TableInfo},
     pb,
     time::{Interval, ValidTime},
 };
 
-/// Rows in one message.
+/// Rows in one message at most.
 const ROWS_PER_MESSAGE: usize = 512;
+/// A message is closed at this size, whatever it may still hold: clients refuse more than 4 MiB by default.
+const MESSAGE_BYTES: usize = 1 << 20;
 
 /// A table as the wire shows it.
 pub(in crate::grpc) fn to_wire(info: &TableInfo) -> pb::Table {
@@ -71,34 +78,38 @@ pub(in crate::grpc) struct ReadSpec {
 }
 
 /// The rows that a request asks for.
-pub(in crate::grpc) fn read_request(request: pb::ReadTableRequest) -> Result<ReadSpec, Invalid> {
+pub(in crate::grpc) fn read_request(request: pb::ReadTableRequest) -> Result<ReadSpec, ReadError> {
     let pb::ReadTableRequest {
         name,
         partition_range,
         snapshot_id,
         limit,
     } = request;
-    let pb::TimeRange { from, to } = partition_range.unwrap_or_default();
-    let range = Interval {
-        from: time::from_wire("partition_range.from", from)?.unwrap_or(ValidTime::MIN),
-        to: time::from_wire("partition_range.to", to)?,
-    };
-    if range.to.is_some_and(|to| to < range.from) {
-        return Err(
-            Violation::new("partition_range.to", "it lies before partition_range.from").into(),
-        );
-    }
+    check_named(&name)?;
     Ok(ReadSpec {
         name,
-        range,
+        range: range::valid("partition_range", partition_range)?,
         snapshot_id: (snapshot_id != 0).then_some(snapshot_id),
         limit: (limit > 0).then_some(limit),
+    })
+}
+
+/// Checks that a request names a table. One that no table can have does not exist.
+pub(in crate::grpc) fn check_named(name: &str) -> Result<(), ReadError> {
+    named("name", name)?;
+    check_name("name", name).map_err(|_| {
+        ReadError::Lake(lake::Error::TableNotFound {
+            table: name.to_owned(),
+        })
     })
 }
 
 /// Reading a table's rows failed.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::grpc) enum ReadError {
+    /// The request is malformed.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
     /// The table cannot be asked.
     #[error(transparent)]
     Lake(#[from] lake::Error),
@@ -112,9 +123,16 @@ pub(in crate::grpc) enum ReadError {
     },
 }
 
+impl From<Violation> for ReadError {
+    fn from(violation: Violation) -> Self {
+        Self::Invalid(violation.into())
+    }
+}
+
 impl Classify for ReadError {
     fn kind(&self) -> ErrorKind {
         match self {
+            Self::Invalid(error) => error.kind(),
             Self::Lake(error) => error.kind(),
             Self::File { .. } => ErrorKind::DataLoss,
         }
@@ -122,6 +140,7 @@ impl Classify for ReadError {
 
     fn reason(&self) -> &'static str {
         match self {
+            Self::Invalid(error) => error.reason(),
             Self::Lake(error) => error.reason(),
             Self::File { .. } => "DATA_FILE_UNREADABLE",
         }
@@ -129,6 +148,7 @@ impl Classify for ReadError {
 
     fn violations(&self) -> Vec<Violation> {
         match self {
+            Self::Invalid(error) => error.violations(),
             Self::Lake(error) => error.violations(),
             Self::File { .. } => Vec::new(),
         }
@@ -137,7 +157,7 @@ impl Classify for ReadError {
     fn resource(&self) -> Option<(&'static str, String)> {
         match self {
             Self::Lake(error) => error.resource(),
-            Self::File { .. } => None,
+            Self::Invalid(_) | Self::File { .. } => None,
         }
     }
 }
@@ -148,6 +168,8 @@ pub(in crate::grpc) struct TableRows {
     snapshot_id: i64,
     files: std::vec::IntoIter<LakeFile>,
     open: Option<(String, ParquetRecordBatchReader)>,
+    /// Decoded and not told yet.
+    decoded: std::vec::IntoIter<pb::read_table_response::Row>,
     remaining: u64,
     first: bool,
 }
@@ -163,12 +185,32 @@ impl TableRows {
             snapshot_id: snapshot_id.unwrap_or(0),
             files: files.into_iter(),
             open: None,
+            decoded: Vec::new().into_iter(),
             remaining: spec.limit.unwrap_or(u64::MAX),
             first: true,
         })
     }
 
+    /// The next rows, as many as one message may hold.
     fn next_rows(&mut self) -> Result<Option<Vec<pb::read_table_response::Row>>, ReadError> {
+        if self.decoded.as_slice().is_empty() {
+            match self.decode()? {
+                None => return Ok(None),
+                Some(rows) => self.decoded = rows.into_iter(),
+            }
+        }
+        let mut told = Vec::new();
+        let mut size_bytes = 0;
+        while size_bytes < MESSAGE_BYTES
+            && let Some(row) = self.decoded.next()
+        {
+            size_bytes += row.encoded_len();
+            told.push(row);
+        }
+        Ok(Some(told))
+    }
+
+    fn decode(&mut self) -> Result<Option<Vec<pb::read_table_response::Row>>, ReadError> {
         if self.remaining == 0 {
             return Ok(None);
         }
@@ -279,6 +321,7 @@ fn value(column: &Arc<dyn Array>, row: usize) -> Option<pb::value::Kind> {
         }
         DataType::Utf8 => Kind::StringValue(column.as_string::<i32>().value(row).to_owned()),
         DataType::Binary => Kind::BytesValue(column.as_binary::<i32>().value(row).to_vec()),
+        DataType::LargeBinary => Kind::BytesValue(column.as_binary::<i64>().value(row).to_vec()),
         DataType::Date32 => {
             let date = column.as_primitive::<Date32Type>().value_as_date(row);
             Kind::DateValue(date.map(|date| date.to_string()).unwrap_or_default())
