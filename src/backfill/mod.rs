@@ -1,7 +1,7 @@
 //! Backfills: planned, frozen, journalled, run partition by partition, published.
 //!
-//! Pure: [`plan`] (what would run), [`state`] (how it stands), [`decide`] (what a command leads to), [`retry`]. Durable: [`journal`]. The
-//! [`actor`] is the only writer: it journals first and acts after; [`executor`] starts it and speaks for it. [`model`] holds the words.
+//! Pure: `plan` (what would run), `state` (how it stands), `decide` (what a command leads to), `retry`. Durable: `journal`. The
+//! `actor` is the only writer: it journals first and acts after; `executor` starts it and speaks for it. `model` holds the words.
 //!
 //! Invariants: `PT-2` (all attempts of a partition read the same world: everything is frozen in the [`Record`]), `BF-1` (a
 //! partition is published at most once per backfill: attempts are numbered and fenced, and the table's snapshots say which
