@@ -8,6 +8,7 @@
 //! attempt they hold), `PR-1` (events are dense: the journal is the event log).
 
 mod actor;
+mod blocking;
 mod decide;
 mod error;
 mod executor;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use super::{
-    Error, Result,
+    Result,
+    blocking::blocking,
     model::{BackfillSpec, FrozenSource, Knowledge, Plan},
     plan::{self, EntityKnowledge, PlanInput},
 };
 use crate::{
     catalog::{Catalog, Transform},
-    engine::{self, PinnedEntity, PinnedInputs, PinnedSource, source},
+    engine::{PinnedEntity, PinnedInputs, PinnedSource, source},
     store::Store,
     time::SysTime,
 };
@@ -53,7 +54,7 @@ impl Planner {
         for input in &transform.spec.sources {
             let declared = self.catalog.source(&input.source)?;
             let listed = Arc::clone(&declared);
-            let files = blocking(move || source::list_files(&listed)).await?;
+            let files = blocking(move || Ok(source::list_files(&listed)?)).await?;
             sources.push(PinnedSource {
                 source: declared,
                 lookback_micros: input.lookback_micros,
@@ -80,7 +81,7 @@ impl Planner {
         for frozen in &plan.sources {
             let declared = self.catalog.source(&frozen.source)?;
             let files = frozen.files.clone();
-            blocking(move || source::check_columns(&declared, files.iter())).await?;
+            blocking(move || Ok(source::check_columns(&declared, files.iter())?)).await?;
         }
         Ok(())
     }
@@ -129,16 +130,5 @@ impl Planner {
             sources,
             entities,
         })
-    }
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::result::Result<T, engine::Error> + Send + 'static,
-) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => Ok(outcome?),
-        Err(error) => Err(Error::Engine(engine::Error::Broken {
-            cause: error.to_string(),
-        })),
     }
 }

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Result, decide::PublishedAttempt, model::Record};
+use super::{Result, blocking::blocking, decide::PublishedAttempt, model::Record};
 use crate::{
     catalog::{ColumnDef, Transform},
     engine,
@@ -239,16 +239,4 @@ async fn commit(lake: Lake, table: String, owner: Owner, items: Vec<PublishItem>
 
 fn is_passing(error: &lake::Error) -> bool {
     matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Conflict)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome,
-        Err(error) => Err(engine::Error::Broken {
-            cause: error.to_string(),
-        }
-        .into()),
-    }
 }

@@ -7,6 +7,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
+    blocking::blocking,
     convert::{
         catalog as convert,
         invalid::{Invalid, named},
@@ -273,16 +274,5 @@ impl Classify for RegisterError {
 
     fn resource(&self) -> Option<(&'static str, String)> {
         self.inner().resource()
-    }
-}
-
-async fn blocking<T: Send + 'static, E: Classify + Send + 'static>(
-    work: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Result<T, Status> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome.map_err(|error| to_status(&error)),
-        Err(error) => Err(to_status(&engine::Error::Broken {
-            cause: error.to_string(),
-        })),
     }
 }

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     error::Violation,
     grpc::{
+        blocking::blocking,
         convert::{entity, invalid, page_token::HistoryPosition, range, time},
         status::to_status,
     },
@@ -86,21 +87,6 @@ fn refuse(violation: Violation) -> Status {
     to_status(&Error::Invalid {
         violations: vec![violation],
     })
-}
-
-/// Runs what blocks off the reactor.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Status> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome.map_err(|error| to_status(&error)),
-        Err(error) => {
-            tracing::error!(%error, "a read did not end");
-            Err(Status::internal(
-                "internal error; the server's log says more",
-            ))
-        }
-    }
 }
 
 #[tonic::async_trait]
@@ -180,7 +166,7 @@ impl service::EntityStoreService for EntityStore {
         let store = self.store.clone();
         let (outcome, version) = blocking(move || {
             let answer = store.get(&entity_type, &entity_id, valid, basis)?;
-            Ok(entity::answer(&entity_type, answer))
+            Ok::<_, Error>(entity::answer(&entity_type, answer))
         })
         .await?;
         Ok(Response::new(pb::GetEntityResponse {
@@ -224,7 +210,7 @@ impl service::EntityStoreService for EntityStore {
                         version,
                     }
                 });
-            Ok(told.collect())
+            Ok::<_, Error>(told.collect())
         })
         .await?;
         Ok(Response::new(pb::BatchGetEntitiesResponse {
@@ -281,7 +267,7 @@ impl service::EntityStoreService for EntityStore {
         let store = self.store.clone();
         let response = blocking(move || {
             let versions = store.history(&entity_type, &request.entity_id, valid, system, basis)?;
-            Ok(history_page(
+            Ok::<_, Error>(history_page(
                 &entity_type,
                 versions,
                 after,

@@ -1,6 +1,7 @@
 //! The wire: one file per service. A handler reads: convert, one domain call, convert. Wire types stop here.
 
 pub mod backfill;
+mod blocking;
 pub mod catalog;
 mod convert;
 pub mod entity_store;
