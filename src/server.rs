@@ -277,7 +277,7 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
     let catalog = CatalogServiceServer::new(CatalogApi {
         catalog: parts.catalog.clone(),
         store: parts.store.clone(),
-        sessions: parts.engine.sessions().clone(),
+        engine: parts.engine.clone(),
         lake: parts.lake.clone(),
         clock: Arc::clone(clock),
     });

@@ -9,10 +9,15 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Computed, Engine, Error, PartitionWork, Result,
+    Computed, Engine, Error, PartitionWork, Result, check,
+    nesting::STACK_BYTES,
     session::{Scope, Sessions},
 };
-use crate::{lake::Lake, store::Store};
+use crate::{
+    catalog::{Catalog, ColumnDef, TransformSpec},
+    lake::Lake,
+    store::Store,
+};
 
 /// How the embedded engine is sized.
 #[derive(Debug, Clone)]
@@ -61,9 +66,33 @@ impl Embedded {
         })
     }
 
-    /// The sessions that the engine computes in, for planning in the same way.
+    /// The sessions that the engine computes in.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    /// Plans a definition as it will be planned when it runs, on a thread that bears it; see [`check::check`].
+    ///
+    /// # Errors
+    /// As [`check::check`].
+    pub async fn check(
+        &self,
+        catalog: Catalog,
+        store: Store,
+        spec: TransformSpec,
+    ) -> Result<Vec<ColumnDef>> {
+        let Some(handle) = self.threads.handle() else {
+            return Err(Error::Stopped);
+        };
+        let (sessions, planning) = (self.sessions.clone(), handle.clone());
+        let task = handle.spawn_blocking(move || {
+            planning.block_on(check::check(&sessions, &catalog, &store, &spec))
+        });
+        task.await.unwrap_or_else(|error| {
+            Err(Error::Broken {
+                cause: error.to_string(),
+            })
+        })
     }
 
     async fn compute(self, work: PartitionWork) -> Result<Computed> {
@@ -145,6 +174,7 @@ impl EngineThreads {
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads.max(1))
             .thread_name("engine")
+            .thread_stack_size(STACK_BYTES)
             .enable_all()
             .build()
             .map_err(|error| Error::Broken {

@@ -16,6 +16,7 @@ mod file_table;
 mod filter_barrier;
 mod filter_clause;
 mod function_rules;
+mod nesting;
 mod parameters;
 mod sequential;
 mod session;

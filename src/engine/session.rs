@@ -33,7 +33,7 @@ use super::{
     as_of::{AsOf, World},
     entity_table::{EntityTable, View},
     file_table::{FileTable, TableFile},
-    filter_clause, parameters,
+    filter_clause, nesting, parameters,
     sequential::SequentialMerges,
     source::format_of,
     yielding::YieldingJoins,
@@ -144,8 +144,11 @@ impl Sessions {
         let state = context.state();
         let dialect = state.config().options().sql_parser.dialect;
         let statement = state.sql_to_statement(&inputs.transform.spec.sql, &dialect)?;
+        nesting::check_statement(&statement)?;
         let statement = filter_clause::never_null(parameters::bind(statement, &scope.window())?);
-        Ok(state.statement_to_plan(statement).await?)
+        let plan = state.statement_to_plan(statement).await?;
+        nesting::check_plan(&plan)?;
+        Ok(plan)
     }
 
     fn add_source(

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     catalog::{Catalog, Source},
-    engine::{self, Sessions},
+    engine::{self, Embedded},
     error::{Classify, Violation},
     lake::Lake,
     pb::{self, catalog_service_server::CatalogService},
@@ -35,8 +35,8 @@ pub struct CatalogApi {
     pub catalog: Catalog,
     /// For checking a transform against the entity types.
     pub store: Store,
-    /// For planning a transform as it will be planned when it runs.
-    pub sessions: Sessions,
+    /// For looking into a source's files, and for planning a transform as it will be planned when it runs.
+    pub engine: Embedded,
     /// Output tables.
     pub lake: Lake,
     /// Now.
@@ -66,7 +66,7 @@ impl CatalogService for CatalogApi {
                 created: false,
             }));
         }
-        declared = engine::source::inspect(self.sessions.template(), declared)
+        declared = engine::source::inspect(self.engine.sessions().template(), declared)
             .await
             .map_err(|error| to_status(&error))?;
         let catalog = self.catalog.clone();
@@ -112,10 +112,12 @@ impl CatalogService for CatalogApi {
         let request = request.into_inner();
         let validate_only = request.validate_only;
         let spec = convert::transform(request).map_err(|error| to_status(&error))?;
-        let columns = engine::check::check(&self.sessions, &self.catalog, &self.store, &spec)
+        let catalog = self.catalog.clone();
+        let columns = self
+            .engine
+            .check(catalog.clone(), self.store.clone(), spec.clone())
             .await
             .map_err(|error| to_status(&error))?;
-        let catalog = self.catalog.clone();
         let now_micros = self.clock.now_micros();
         let lake = self.lake.clone();
         let (transform, created) = blocking(move || {
