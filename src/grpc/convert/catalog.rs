@@ -1,6 +1,11 @@
 //! Sources and transforms: wire to domain and back.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Component, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono_tz::Tz;
 
@@ -17,7 +22,9 @@ use crate::{
 };
 
 /// Longest SQL text.
-const MAX_SQL_BYTES: usize = 256 * 1024;
+const MAX_SQL_BYTES: usize = 64 * 1024;
+/// Longest description.
+const MAX_DESCRIPTION_BYTES: usize = 4_096;
 /// Most inputs of one kind.
 const MAX_INPUTS: usize = 64;
 
@@ -45,12 +52,23 @@ pub(in crate::grpc) fn source(
         size_bytes: _,
     } = wire;
     check_name("source.name", &name)?;
+    check_description("source.description", &description)?;
     let format = source_format(format)?;
     let location = PathBuf::from(location);
     if !location.is_absolute() {
         return Err(Violation::new(
             "source.location",
             format!("{location:?} is not an absolute path on the server's disk"),
+        )
+        .into());
+    }
+    if location
+        .components()
+        .any(|part| part == Component::ParentDir)
+    {
+        return Err(Violation::new(
+            "source.location",
+            format!("{location:?} has a part \"..\": name the folder itself"),
         )
         .into());
     }
@@ -71,6 +89,19 @@ pub(in crate::grpc) fn source(
         file_count: 0,
         size_bytes: 0,
     })
+}
+
+fn check_description(field: &str, text: &str) -> Result<(), Violation> {
+    if text.len() <= MAX_DESCRIPTION_BYTES {
+        return Ok(());
+    }
+    Err(Violation::new(
+        field,
+        format!(
+            "it is {} bytes long, of {MAX_DESCRIPTION_BYTES} at most",
+            text.len()
+        ),
+    ))
 }
 
 fn source_format(wire: i32) -> Result<SourceFormat, Violation> {
@@ -166,6 +197,7 @@ pub(in crate::grpc) fn transform(
         create_time: _,
         columns: _,
     } = wire;
+    check_description("transform.description", &description)?;
     if sql.len() > MAX_SQL_BYTES {
         return Err(Violation::new(
             "transform.sql",
