@@ -16,10 +16,10 @@ use tonic_types::StatusExt;
 
 use crate::support::{Service, at};
 
-const INVALID: &str = "INVALID_REQUEST";
+pub(crate) const INVALID: &str = "INVALID_REQUEST";
 
 /// Asserts that a call is refused with `code` and `reason`, and, unless `field` is empty, that `BadRequest` names the field.
-async fn refused<T>(
+pub(crate) async fn refused<T>(
     call: impl Future<Output = Result<Response<T>, Status>>,
     code: Code,
     reason: &str,

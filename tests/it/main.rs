@@ -10,6 +10,7 @@ mod backfill_run;
 mod backfill_sources;
 mod backfill_support;
 mod backfill_watch;
+mod bad_definitions;
 mod bad_input;
 mod beside;
 mod calendar;
