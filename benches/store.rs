@@ -80,6 +80,7 @@ fn put(entity: usize, hour: i64) -> Mutation {
         ])),
         valid_from: Some(ValidTime::from_micros(hour * 3_600_000_000)),
         until: Until::NextChange,
+        expect: Vec::new(),
     }
 }
 
@@ -91,6 +92,7 @@ async fn load(store: &Store) -> Result<SysTime, Fault> {
         let batch = Batch {
             mutations,
             request_id: None,
+            ..Default::default()
         };
         store.write(batch).await?;
     }
@@ -164,6 +166,7 @@ async fn write_for_a_while(
                     let batch = Batch {
                         mutations: vec![put(entity, 0)],
                         request_id: None,
+                        ..Default::default()
                     };
                     store.write(batch).await?;
                     count += 1;

@@ -136,6 +136,7 @@ wire_enum!(
     Grain: "GRAIN_",
     AttributeKind: "ATTRIBUTE_KIND_",
     EntityOutcome: "ENTITY_OUTCOME_",
+    EntityTypeState: "ENTITY_TYPE_STATE_",
     SourceFormat: "SOURCE_FORMAT_",
     Knowledge: "KNOWLEDGE_",
     BackfillState: "BACKFILL_STATE_",
@@ -169,8 +170,10 @@ macro_rules! messages {
 
 messages! {
     Column { name, r#type, nullable }
-    Attribute { name, kind: AttributeKind, precision, scale, description }
-    EntityType { name, attributes, description, create_time, first_known_time }
+    Attribute { name, kind: AttributeKind, precision, scale, description, deprecated }
+    EntityType {
+        name, attributes, description, create_time, first_known_time, state: EntityTypeState, revision, revision_time,
+    }
     CreateEntityTypeResponse { entity_type, created }
     ListEntityTypesResponse { entity_types }
     WriteResponse { system_time, versions_written, replayed }

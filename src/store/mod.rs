@@ -42,9 +42,9 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use error::Error;
 pub use model::{
-    Answer, Attribute, AttributeKind, Batch, Committed, Decimal, EntityType, EntityTypeSpec,
-    MAX_ATTRIBUTES, MAX_DECIMAL_DIGITS, MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES, Mutation, Operation,
-    Until, Value, Version,
+    Answer, Attribute, AttributeKind, Batch, Committed, Condition, Decimal, EntityType,
+    EntityTypeSpec, Expectation, IngestMark, MAX_ATTRIBUTES, MAX_DECIMAL_DIGITS,
+    MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES, Mutation, Operation, Until, Value, Version,
 };
 pub use row::MAX_ROW_BYTES;
 pub use validate::{MAX_BATCH_BYTES, MAX_ENTITY_ID_BYTES, MAX_MUTATIONS, MAX_REQUEST_ID_BYTES};

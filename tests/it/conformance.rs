@@ -159,7 +159,7 @@ impl Scenario {
                 format!("{} @{}", text(&version), version.system.from.micros())
             }
             Answer::Value(version) => text(&version),
-            Answer::Ended(_) | Answer::NotKnown => "absent".to_owned(),
+            Answer::Ended(_) | Answer::NotKnown | Answer::Erased => "absent".to_owned(),
         }
     }
 
@@ -224,7 +224,7 @@ impl Scenario {
         bounds.dedup();
         let value = |at, basis| match self.rig.get(words[1], at, basis) {
             Answer::Value(version) => text(&version),
-            Answer::Ended(_) | Answer::NotKnown => "absent".to_owned(),
+            Answer::Ended(_) | Answer::NotKnown | Answer::Erased => "absent".to_owned(),
         };
         let mut told: Vec<(i64, i64, String)> = Vec::new();
         for pair in bounds.windows(2) {

@@ -46,7 +46,7 @@ impl Model {
                 .entry(mutation.entity_id.clone())
                 .or_insert_with(unknown);
             let value = match &mutation.operation {
-                Operation::End => None,
+                Operation::End | Operation::Patch(_) | Operation::Erase => None,
                 Operation::Put(attributes) => match &attributes["v"] {
                     Some(Value::String(text)) => Some(text.clone()),
                     _ => Some("null".to_owned()),
@@ -115,6 +115,7 @@ fn check_basis(rig: &Rig, model: &Model, basis: i64) {
             let answer = rig.get(id, point as i64, basis);
             let found = match &answer {
                 Answer::NotKnown => ("unknown".to_owned(), 0),
+                Answer::Erased => ("erased".to_owned(), 0),
                 Answer::Value(version) | Answer::Ended(version) => {
                     let range = (
                         version.valid.from.micros(),

@@ -72,6 +72,7 @@ impl Rig {
         self.write_batch(Batch {
             mutations,
             request_id: None,
+            ..Default::default()
         })
     }
 
@@ -160,6 +161,7 @@ pub(crate) fn put(id: &str, value: Option<&str>, from: i64, until: Until) -> Mut
         operation: Operation::Put(BTreeMap::from([("v".to_owned(), value)])),
         valid_from: Some(ValidTime::from_micros(from)),
         until,
+        expect: Vec::new(),
     }
 }
 

@@ -127,6 +127,7 @@ impl Service {
             let request = pb::WriteRequest {
                 mutations: batch,
                 request_id: String::new(),
+                ..Default::default()
             };
             let written = self.entities.write(request).await.expect("written");
             let written = written.into_inner();
@@ -335,6 +336,7 @@ pub(crate) fn put(
             valid_from: Some(valid_from),
             until: valid_to.map(put::Until::ValidTo),
         })),
+        ..Default::default()
     }
 }
 

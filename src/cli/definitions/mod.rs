@@ -152,6 +152,7 @@ fn attribute(raw: RawAttribute) -> Result<pb::Attribute, String> {
         precision,
         scale,
         description,
+        ..Default::default()
     })
 }
 
