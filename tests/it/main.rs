@@ -16,6 +16,7 @@ mod beside;
 mod calendar;
 mod cli;
 mod conformance;
+mod epidemic;
 mod flights;
 mod flights_year;
 mod lake;
