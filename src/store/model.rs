@@ -418,4 +418,6 @@ pub enum Answer {
     Ended(Version),
     /// Nothing was ever said.
     NotKnown,
+    /// All that was said was erased.
+    Erased,
 }

@@ -261,5 +261,6 @@ pub(in crate::grpc) fn answer(
         Answer::Value(found) => (pb::EntityOutcome::Value, Some(version(entity_type, found))),
         Answer::Ended(found) => (pb::EntityOutcome::Ended, Some(version(entity_type, found))),
         Answer::NotKnown => (pb::EntityOutcome::NotKnown, None),
+        Answer::Erased => (pb::EntityOutcome::Erased, None),
     }
 }
