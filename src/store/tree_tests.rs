@@ -319,14 +319,14 @@ fn trees_grow_and_shrink() {
         let row = u8::try_from(row % 24).expect("small");
         Change::Assert(Span { from, to: from + 1 }, Some(row))
     };
-    let spread: Vec<_> = (0..20_000).map(|point| narrow(point, point)).collect();
+    let spread: Vec<_> = (0..6_000).map(|point| narrow(point, point)).collect();
     let high = commit(&mut memory, &spread);
     assert!(high >= 2, "{high} levels");
-    let wide = Change::Assert(Span { from: 1, to: 19_999 }, Some(23));
+    let wide = Change::Assert(Span { from: 1, to: 5_999 }, Some(23));
     let low = commit(&mut memory, &[wide]);
     assert_eq!(low, 0);
     for round in 0..40 {
-        let again: Vec<_> = (0..200).map(|step| narrow(step * 97, step + round)).collect();
+        let again: Vec<_> = (0..200).map(|step| narrow(step * 28, step + round)).collect();
         commit(&mut memory, &again);
     }
     for basis in [1_009, 1_015, 1_025, 1_200, 1_500] {

@@ -160,6 +160,7 @@ impl Scenario {
             }
             Answer::Value(version) => text(&version),
             Answer::Ended(_) | Answer::NotKnown => "absent".to_owned(),
+            Answer::Erased => "erased".to_owned(),
         }
     }
 
@@ -225,6 +226,7 @@ impl Scenario {
         let value = |at, basis| match self.rig.get(words[1], at, basis) {
             Answer::Value(version) => text(&version),
             Answer::Ended(_) | Answer::NotKnown => "absent".to_owned(),
+            Answer::Erased => "erased".to_owned(),
         };
         let mut told: Vec<(i64, i64, String)> = Vec::new();
         for pair in bounds.windows(2) {

@@ -330,6 +330,7 @@ fn loading_changes_in_any_order_gives_one_timeline() {
                 Answer::Value(version) => text(&version),
                 Answer::Ended(_) => "ended".to_owned(),
                 Answer::NotKnown => "unknown".to_owned(),
+                Answer::Erased => "erased".to_owned(),
             })
             .into();
         assert_eq!(told, ["unknown", "v1", "ended", "v2", "v3"], "{order:?}");
