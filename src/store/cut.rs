@@ -136,7 +136,13 @@ mod tests {
 
     #[test]
     fn equal_items_give_equal_pieces() {
-        let items = vec![Item { bytes: 10, shared: None }; 45];
+        let items = vec![
+            Item {
+                bytes: 10,
+                shared: None
+            };
+            45
+        ];
         let lengths: Vec<_> = balanced(&items, 300, 60).iter().map(Range::len).collect();
         assert_eq!(lengths, [23, 22]);
     }

@@ -30,12 +30,7 @@ pub(super) struct Edit<'a, S> {
 
 impl<'a, S: Source> Edit<'a, S> {
     /// The entity at `key`, under the commit of this sequence and system time.
-    pub(super) fn open(
-        source: &'a S,
-        key: &[u8],
-        sequence: u64,
-        at: i64,
-    ) -> Result<Self, Error> {
+    pub(super) fn open(source: &'a S, key: &[u8], sequence: u64, at: i64) -> Result<Self, Error> {
         let stored = match source.head(key)? {
             Head::Absent => None,
             Head::Root(root) => Some(root),

@@ -449,7 +449,12 @@ fn find_rect(reader: &mut Reader<'_>, point: i64, basis: i64) -> codec::Result<O
             Some(run) if timeline::continues(run, &rect) => run.to = rect.to,
             Some(run) if point < run.to => break,
             _ if point < rect.from => return Ok(None),
-            _ => run = Some(Rect { system_to: OPEN, ..rect }),
+            _ => {
+                run = Some(Rect {
+                    system_to: OPEN,
+                    ..rect
+                })
+            }
         }
     }
     Ok(run.filter(|run| run.span().contains(point)))
@@ -650,10 +655,7 @@ mod tests {
         for at in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[at / 8] ^= 1 << (at % 8);
-            assert!(
-                PageView::read(b"key", damaged.into()).is_err(),
-                "bit {at}"
-            );
+            assert!(PageView::read(b"key", damaged.into()).is_err(), "bit {at}");
         }
         assert!(PageView::read(b"kez", bytes.into()).is_err());
     }
@@ -662,7 +664,10 @@ mod tests {
     #[test]
     fn the_specimens_of_format_2_still_read() {
         let leaf = encode_leaf(b"key", &specimen(), Some(OPEN));
-        assert_eq!(leaf, include_bytes!("../../tests/fixtures/store-leaf-2.bin"));
+        assert_eq!(
+            leaf,
+            include_bytes!("../../tests/fixtures/store-leaf-2.bin")
+        );
         let header = Header {
             level: 1,
             span: Span { from: -7, to: OPEN },
@@ -673,6 +678,9 @@ mod tests {
         let entries = [(-7, 9, 12), (-7, 12, OPEN), (40, i64::MIN, OPEN)]
             .map(|(from, since, until)| Entry { from, since, until });
         let inner = encode_inner(b"key", &header, &entries);
-        assert_eq!(inner, include_bytes!("../../tests/fixtures/store-inner-2.bin"));
+        assert_eq!(
+            inner,
+            include_bytes!("../../tests/fixtures/store-inner-2.bin")
+        );
     }
 }

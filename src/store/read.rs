@@ -184,13 +184,7 @@ impl Found {
 }
 
 /// What a reader at `basis` sees at `point`, with the whole range of valid time over which its owner holds.
-pub(super) fn as_of(
-    pages: &Pages,
-    key: &[u8],
-    head: Head,
-    point: i64,
-    basis: i64,
-) -> Result<Seen> {
+pub(super) fn as_of(pages: &Pages, key: &[u8], head: Head, point: i64, basis: i64) -> Result<Seen> {
     let (seen, touched) = seen_at(pages, key, head, point, basis)?;
     pages.count_read(touched);
     Ok(seen)

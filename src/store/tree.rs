@@ -274,12 +274,7 @@ impl Node {
         }
     }
 
-    fn assert_over(
-        &mut self,
-        commit: &Commit<'_>,
-        span: Span,
-        row: Option<&Row>,
-    ) -> Result<bool> {
+    fn assert_over(&mut self, commit: &Commit<'_>, span: Span, row: Option<&Row>) -> Result<bool> {
         match self {
             // Replay: a page that has the commit's changes is in the state in which the commit left it, and so is all below.
             Self::Leaf(leaf) if leaf.page.applied_sequence >= commit.sequence => Ok(false),
@@ -332,14 +327,15 @@ impl Node {
     /// Whether it must die. A page that the commit did not change is sound, loaded or not: so replay, which loads fewer pages,
     /// decides as the commit did.
     fn is_unsound(&mut self, has_siblings: bool) -> bool {
-        self.is_changed()
-            && ((has_siblings && self.live_bytes() < LOW_BYTES) || self.is_too_long())
+        self.is_changed() && ((has_siblings && self.live_bytes() < LOW_BYTES) || self.is_too_long())
     }
 
     /// Its live part, as a page made at `at`.
     fn take_live(&mut self, at: i64) -> Self {
         match self {
-            Self::Leaf(leaf) => Self::fresh_leaf(Page::pooled(std::slice::from_ref(&leaf.page), at)),
+            Self::Leaf(leaf) => {
+                Self::fresh_leaf(Page::pooled(std::slice::from_ref(&leaf.page), at))
+            }
             Self::Inner(inner) => Self::Inner(Inner {
                 header: Header {
                     since: at,
@@ -425,7 +421,10 @@ impl Inner {
     fn is_too_long(&self) -> bool {
         let room = PAGE_BYTES - MAX_HEADER_BYTES;
         (self.dead.len() + self.live.len()) * MAX_RECT_BYTES > room
-            && page_codec::entry_bytes(&self.entries()).iter().sum::<usize>() > room
+            && page_codec::entry_bytes(&self.entries())
+                .iter()
+                .sum::<usize>()
+                > room
     }
 
     fn index_at(&self, point: i64) -> usize {
@@ -442,12 +441,7 @@ impl Inner {
             .load(commit, level)
     }
 
-    fn assert_over(
-        &mut self,
-        commit: &Commit<'_>,
-        span: Span,
-        row: Option<&Row>,
-    ) -> Result<bool> {
+    fn assert_over(&mut self, commit: &Commit<'_>, span: Span, row: Option<&Row>) -> Result<bool> {
         let level = self.header.level - 1;
         let first = self.index_at(span.from);
         let after = self.live.partition_point(|child| child.from < span.to);

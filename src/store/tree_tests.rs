@@ -95,7 +95,10 @@ impl Source for Memory {
     }
 
     fn leaves(&self, key: &[u8], basis: i64) -> Result<Vec<PageView>, Error> {
-        let roots = self.roots.range(..=basis).map(|(_, stored)| view(key, stored));
+        let roots = self
+            .roots
+            .range(..=basis)
+            .map(|(_, stored)| view(key, stored));
         let pages = self.pages.iter().filter(|(id, _)| id.since <= basis);
         let pages = pages.map(|(id, stored)| view(&keys::page_key(key, *id), stored));
         let leaves = roots.chain(pages);
@@ -168,7 +171,13 @@ fn check_basis(memory: &Memory, model: &Model, basis: i64, step: usize) {
                 let expected = timeline::as_of(&model.rects, point, basis).expect("a version");
                 let row = found.row().map(<[u8]>::to_vec);
                 assert_eq!(
-                    (Rect { state: 0, ..found.rect }, row),
+                    (
+                        Rect {
+                            state: 0,
+                            ..found.rect
+                        },
+                        row
+                    ),
                     told(&expected),
                     "at {point}, basis {basis}"
                 );
@@ -196,7 +205,10 @@ fn check_basis(memory: &Memory, model: &Model, basis: i64, step: usize) {
 fn check_live(memory: &Memory, page: &PageView, has_siblings: bool) -> u8 {
     assert!(page.bytes().len() <= PAGE_BYTES, "a page fits");
     let live_bytes = Node::from_view(page).expect("reads").live_bytes();
-    assert!(!has_siblings || live_bytes >= LOW_BYTES, "weak version condition: {live_bytes}");
+    assert!(
+        !has_siblings || live_bytes >= LOW_BYTES,
+        "weak version condition: {live_bytes}"
+    );
     if page.header.level == 0 {
         return 0;
     }
@@ -211,9 +223,15 @@ fn check_live(memory: &Memory, page: &PageView, has_siblings: bool) -> u8 {
             from: entry.from,
         };
         let child = memory.page(KEY, id).expect("there");
-        assert_eq!((child.header.level, child.header.span.from), (id.level, id.from));
+        assert_eq!(
+            (child.header.level, child.header.span.from),
+            (id.level, id.from)
+        );
         reached = child.header.span.to;
-        assert_eq!(check_live(memory, &child, live.len() > 1) + 1, page.header.level);
+        assert_eq!(
+            check_live(memory, &child, live.len() > 1) + 1,
+            page.header.level
+        );
     }
     assert_eq!(reached, page.header.span.to, "live children tile");
     page.header.level
@@ -233,7 +251,10 @@ fn an_assertion() -> impl Strategy<Value = Change> {
         let span = match kind {
             0 => Span { from, to: OPEN },
             1 => Span { from: 100, to: 103 },
-            _ => Span { from, to: (from + length).min(POINTS) },
+            _ => Span {
+                from,
+                to: (from + length).min(POINTS),
+            },
         };
         Change::Assert(span, row)
     })
@@ -245,7 +266,13 @@ fn a_commit(erasures: bool) -> impl Strategy<Value = Vec<Change>> {
         (from..(from + count).min(POINTS))
             .map(|point| {
                 let row = (row + u8::try_from(point % 5).expect("small")) % 24;
-                Change::Assert(Span { from: point, to: point + 1 }, Some(row))
+                Change::Assert(
+                    Span {
+                        from: point,
+                        to: point + 1,
+                    },
+                    Some(row),
+                )
             })
             .collect()
     });
@@ -326,7 +353,9 @@ fn trees_grow_and_shrink() {
     let low = commit(&mut memory, &[wide]);
     assert_eq!(low, 0);
     for round in 0..40 {
-        let again: Vec<_> = (0..200).map(|step| narrow(step * 28, step + round)).collect();
+        let again: Vec<_> = (0..200)
+            .map(|step| narrow(step * 28, step + round))
+            .collect();
         commit(&mut memory, &again);
     }
     for basis in [1_009, 1_015, 1_025, 1_200, 1_500] {

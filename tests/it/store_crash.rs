@@ -44,7 +44,8 @@ fn filled() -> Rig {
 #[test]
 fn replay_from_an_older_checkpoint_gives_equal_pages() {
     let mut rig = filled();
-    let read = |rig: &Rig| ["heads", "pages", "roots"].map(|keyspace| entries(rig.database(), keyspace));
+    let read =
+        |rig: &Rig| ["heads", "pages", "roots"].map(|keyspace| entries(rig.database(), keyspace));
     let before = read(&rig);
     assert!(before[1].len() > 5, "there are pages");
     for older in [119u8, 60] {
