@@ -21,6 +21,7 @@ mod flights;
 mod flights_year;
 mod lake;
 mod quickstart;
+mod store_adversarial;
 mod store_columns;
 mod store_crash;
 mod store_grpc;

@@ -574,7 +574,7 @@ proptest! {
     }
 }
 
-/// Corrects the same range over and over: the page cannot split, and is chained.
+/// Corrects the same range over and over: one root after the other is archived.
 #[test]
 fn the_same_range_corrected_a_thousand_times_keeps_every_version() {
     let mut rig = Rig::new();
@@ -633,7 +633,7 @@ fn many_versions_spread_over_valid_time_are_all_found() {
     }
 }
 
-/// `BT-2` while it is hardest: pages spill, split and are chained under the readers' feet.
+/// `BT-2` while it is hardest: pages split and roots are archived under the readers' feet.
 #[test]
 fn readers_see_a_basis_unchanged_while_pages_split() {
     let rig = Rig::new();
