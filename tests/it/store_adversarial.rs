@@ -43,6 +43,7 @@ fn run(pattern: &str, correction: impl Fn(&mut StdRng, i64, i64) -> Correction) 
             rig.store().write(Batch {
                 mutations: vec![mutation(correction)],
                 request_id: None,
+                ..Default::default()
             })
         });
         let first = START + i64::try_from(group * WRITERS).expect("small");
