@@ -46,6 +46,8 @@ const RECORDED_ROUNDS: u64 = 120;
 const EXT4_ROUNDS: u64 = 12;
 /// Cuts of one recorded life.
 const CUTS_OF_LIFE: u64 = 12;
+/// Entries of a journal among which every third cut is.
+const STARTING: usize = 60;
 /// Cuts after which a lie must have been found.
 const LYING_ROUNDS: u64 = 24;
 const WRITERS: usize = 8;
@@ -54,7 +56,7 @@ const LONGEST_LIFE_MS: u64 = 500;
 /// How long a recorded sync takes.
 const SYNC_MICROS: &str = "500";
 /// The cut was earlier than the server's first answer: there is nothing that must be there.
-const BEFORE_ALL: &str = "before the first answer";
+const BEFORE_ALL: &str = "refused before the first answer";
 
 /// What a cut showed.
 type Finding = Result<(), String>;
@@ -98,13 +100,30 @@ async fn open_and_check(data: &Path, writers: &[Writer]) -> Finding {
         Err(_) if writers.iter().all(|writer| writer.acknowledged.is_empty()) => {
             return Err(BEFORE_ALL.to_owned());
         }
-        Err(problem) => return Err(problem),
+        Err(problem) => {
+            return Err(format!(
+                "{problem}; there are {}",
+                listing(&data.join("db"))
+            ));
+        }
     };
     for writer in writers {
         check(&mut Reader::Store(&store), writer).await?;
     }
     store.close();
     Ok(())
+}
+
+fn listing(folder: &Path) -> String {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return "no files".to_owned();
+    };
+    let files = entries.map(|entry| {
+        let entry = entry.expect("an entry");
+        let size = entry.metadata().expect("metadata").len();
+        format!("{} of {size} bytes", entry.file_name().display())
+    });
+    files.collect::<Vec<_>>().join(", ")
 }
 
 /// One life of the server under the recorder, on a folder that holds `kept` already.
@@ -151,7 +170,7 @@ async fn recorded_cuts(rounds: u64, lies: bool) -> Option<(u64, Vec<String>)> {
         &recorder,
         &["-shared", "-fPIC", "-ldl", "-lpthread"],
     )?;
-    let (mut problems, mut cuts, mut checked) = (Vec::new(), 0, 0);
+    let (mut problems, mut cuts, mut checked, mut early) = (Vec::new(), 0, 0, 0);
     // What the life before left, and what it had acknowledged by then.
     let mut data = folder.path().join("0/data");
     let mut kept: Vec<Writer> = Vec::new();
@@ -163,7 +182,12 @@ async fn recorded_cuts(rounds: u64, lies: bool) -> Option<(u64, Vec<String>)> {
         let (journal, writers) = recorded_life(&recorder, &data, &journal, lies, length).await;
         let mut left = None;
         for cut in 0..CUTS_OF_LIFE.min(rounds - cuts) {
-            let at = random.below(journal.entry_count() as u64 + 1) as usize;
+            // Opening writes more kinds of things than writing does.
+            let bound = match random.below(3) {
+                0 => journal.entry_count().min(STARTING),
+                _ => journal.entry_count(),
+            };
+            let at = random.below(bound as u64 + 1) as usize;
             let mode = Mode::any(&mut random);
             let data = folder.path().join(format!("{}-{cut}/data", life + 1));
             journal.folder_at(at, mode, &mut random, &data);
@@ -177,7 +201,7 @@ async fn recorded_cuts(rounds: u64, lies: bool) -> Option<(u64, Vec<String>)> {
             cuts += 1;
             match open_and_check(&data, &due).await {
                 Ok(()) => left = Some((data, due)),
-                Err(problem) if problem == BEFORE_ALL => {}
+                Err(problem) if problem == BEFORE_ALL => early += 1,
                 Err(problem) => {
                     problems.push(format!("life {life}, entry {at}, {mode:?}: {problem}"))
                 }
@@ -196,7 +220,7 @@ async fn recorded_cuts(rounds: u64, lies: bool) -> Option<(u64, Vec<String>)> {
         std::fs::create_dir_all(&data).expect("a folder");
     }
     println!(
-        "{cuts} recorded cuts, {checked} acknowledged batches checked, {} problems",
+        "{cuts} recorded cuts, {checked} acknowledged batches checked, {} problems; {early} came before the first answer and were refused",
         problems.len()
     );
     Some((cuts, problems))
@@ -349,13 +373,18 @@ async fn ext4_cuts(rounds: u64, lies: bool) -> Option<(u64, Vec<String>)> {
         ext4.unmount();
         ext4.mount().expect("mounts after the cut");
         acknowledged += writers.iter().map(Writer::next).sum::<u64>();
-        if lies {
-            kept.clear();
-        }
-        kept.extend(writers);
-        if let Err(problem) = open_and_check(&data, &kept).await {
+        if let Err(problem) = open_and_check(&data, &writers).await {
             problems.push(format!("life {life}: {problem}"));
         }
+        if !lies {
+            kept.extend(writers);
+        }
+    }
+    // Later cuts have not taken what earlier ones left.
+    if let Err(problem) = open_and_check(&ext4.path().join("data"), &kept).await
+        && !lies
+    {
+        problems.push(format!("in the end: {problem}"));
     }
     println!(
         "{rounds} cuts of ext4, {acknowledged} acknowledged batches, {} problems",
