@@ -23,6 +23,7 @@ mod power_cut_journal;
 mod quickstart;
 mod store_columns;
 mod store_crash;
+mod store_damage;
 mod store_grpc;
 mod store_kill;
 mod store_lives;

@@ -358,9 +358,12 @@ async fn served(process: &mut Process, entity: &str) -> Result<Vec<Rect>, String
                     micros(version.system_from.ok_or("no system_from")?),
                     version.system_to.map(micros),
                 ),
-                text: value.map(|kind| match kind {
-                    Kind::StringValue(text) => text,
-                    other => format!("{other:?}"),
+                text: value.and_then(|kind| {
+                    if let Kind::StringValue(text) = kind {
+                        Some(text)
+                    } else {
+                        None
+                    }
                 }),
             });
         }
