@@ -38,6 +38,7 @@ mod tree;
 mod tree_tests;
 mod types;
 mod validate;
+mod verify;
 mod workspace;
 
 use std::{

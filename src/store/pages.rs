@@ -90,8 +90,8 @@ pub(super) trait Source {
 pub(super) enum Write {
     Row(RowHash, Vec<u8>),
     Page(PageId, Vec<u8>),
-    /// An earlier root, made at this system time.
-    Archive(i64, Slice),
+    /// The root that dies, made at this system time.
+    Archive(i64, Vec<u8>),
     Head(Vec<u8>),
     /// Removes what was made before this system time, and the rows that only such pages name.
     Wipe(i64),
@@ -152,6 +152,55 @@ impl Pages {
             let head = Head::Root(read(&key, stored)?);
             Ok((key, head))
         })
+    }
+
+    /// The entity's earlier roots, each with the system time that its key says; one that does not read is an error of its own.
+    pub(super) fn earlier_roots(
+        &self,
+        key: &[u8],
+    ) -> Result<Vec<(i64, Result<PageView, Error>)>, Error> {
+        let mut roots = Vec::new();
+        for entry in self.roots.prefix(key) {
+            let (root_key, stored) = entry?;
+            if let Some(since) = keys::parse_root_key(&root_key, key) {
+                roots.push((since, read(key, stored)));
+            }
+        }
+        Ok(roots)
+    }
+
+    /// All pages of the entity that are no roots.
+    pub(super) fn page_ids(&self, key: &[u8]) -> Result<Vec<PageId>, Error> {
+        let mut ids = Vec::new();
+        for entry in self.pages.prefix(key) {
+            ids.extend(keys::parse_page_key(&entry?.0, key));
+        }
+        Ok(ids)
+    }
+
+    /// Hands what lies outside of heads to `each`: what it is, its key, and the key of its entity (`None` if it is too short
+    /// to have one).
+    pub(super) fn each_part(
+        &self,
+        mut each: impl FnMut(&str, &[u8], Option<&[u8]>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let parts = [
+            ("page", &self.pages, keys::PAGE_SUFFIX_BYTES),
+            ("root", &self.roots, keys::ROOT_SUFFIX_BYTES),
+            ("row", &self.rows, keys::ROW_SUFFIX_BYTES),
+        ];
+        for (what, keyspace, suffix_bytes) in parts {
+            for entry in keyspace.prefix(&[]) {
+                let (part_key, _) = entry?;
+                let length = part_key.len().checked_sub(suffix_bytes);
+                each(what, &part_key, length.map(|length| &part_key[..length]))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_head(&self, key: &[u8]) -> Result<bool, Error> {
+        Ok(self.heads.get(key)?.is_some())
     }
 
     /// Counts a point read that has fetched so many pages.

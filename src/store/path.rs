@@ -38,6 +38,9 @@ impl<'a, S: Source> Path<'a, S> {
         } else {
             (source.earlier_root(key, basis)?, 2)
         };
+        if root.header.until <= basis {
+            return Err(pages::damaged(key, Malformed("an earlier root is missing")));
+        }
         Ok(Self {
             source,
             key,
