@@ -19,6 +19,8 @@ mod committer;
 mod cut;
 mod edit;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod history;
 mod journal;
 mod keys;

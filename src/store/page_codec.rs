@@ -208,6 +208,13 @@ fn start(header: &Header) -> Vec<u8> {
     out
 }
 
+/// Any body with a checksum that holds under `key`.
+pub(super) fn sealed(key: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut out = vec![FORMAT, 0, 0, 0, 0];
+    out.extend_from_slice(body);
+    seal(key, out)
+}
+
 fn seal(key: &[u8], mut out: Vec<u8>) -> Vec<u8> {
     let checksum = crc(key, &out[HEADER_BYTES..]);
     out[1..HEADER_BYTES].copy_from_slice(&checksum.to_be_bytes());
@@ -223,10 +230,7 @@ fn crc(key: &[u8], body: &[u8]) -> u32 {
 
 /// The bytes of a row outside of pages, under `key`: format byte, CRC-32 of key and row, the row.
 pub(super) fn encode_row(key: &[u8], row: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEADER_BYTES + row.len());
-    out.extend_from_slice(&[FORMAT, 0, 0, 0, 0]);
-    out.extend_from_slice(row);
-    seal(key, out)
+    sealed(key, row)
 }
 
 /// Reads what [`encode_row`] made.

@@ -106,6 +106,9 @@ pub struct PageStats {
     pub pages: u64,
 }
 
+/// The system time that an earlier root's key says, and the root.
+type EarlierRoot = (i64, Result<PageView, Error>);
+
 #[derive(Debug, Default)]
 struct Counters {
     reads: AtomicU64,
@@ -154,11 +157,13 @@ impl Pages {
         })
     }
 
+    /// The keys of all entities, in order.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Result<Slice, Error>> + Send + use<> {
+        self.heads.prefix(&[]).map(|entry| Ok(entry?.0))
+    }
+
     /// The entity's earlier roots, each with the system time that its key says; one that does not read is an error of its own.
-    pub(super) fn earlier_roots(
-        &self,
-        key: &[u8],
-    ) -> Result<Vec<(i64, Result<PageView, Error>)>, Error> {
+    pub(super) fn earlier_roots(&self, key: &[u8]) -> Result<Vec<EarlierRoot>, Error> {
         let mut roots = Vec::new();
         for entry in self.roots.prefix(key) {
             let (root_key, stored) = entry?;
@@ -333,4 +338,86 @@ fn read(key: &[u8], stored: Slice) -> Result<PageView, Error> {
 /// The page at `key` is not what was written.
 pub(super) fn damaged(key: &[u8], malformed: Malformed) -> Error {
     Error::damaged(format!("page {}", key.escape_ascii()), malformed.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{
+        log::Change,
+        read::{self, Seen},
+        timeline::Span,
+        workspace::Workspace,
+    };
+
+    fn change(from: i64, row: u8) -> Change {
+        Change {
+            entity_type: "t".to_owned(),
+            entity_id: "e".to_owned(),
+            span: Span { from, to: from + 3 },
+            row: Some(vec![row; 60 + usize::from(row)]),
+        }
+    }
+
+    /// What lies under the entity's key, but for its head.
+    fn parts(pages: &Pages) -> usize {
+        let mut count = 0;
+        let each = |_: &str, _: &[u8], _: Option<&[u8]>| {
+            count += 1;
+            Ok(())
+        };
+        pages.each_part(each).expect("reads");
+        count
+    }
+
+    #[test]
+    fn an_erasure_takes_all_pages_and_rows_away_and_a_later_put_starts_clean() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let database = Database::open(folder.path(), 1 << 22).expect("opens");
+        let pages = Pages::open(&database).expect("opens");
+        let key = keys::entity_key("t", "e");
+        let commit = |sequence: u64, is_erased: bool, changes: &[Change]| {
+            let at = i64::try_from(sequence).expect("small") * 10;
+            let mut workspace = Workspace::new(&pages, sequence, at);
+            if is_erased {
+                workspace.erase("t", "e").expect("erases");
+            }
+            for change in changes {
+                workspace.apply(change).expect("applies");
+            }
+            workspace.seal();
+            workspace.write().expect("writes");
+        };
+        let seen = |point, basis| {
+            let head = pages.head(&key).expect("reads");
+            read::as_of(&pages, &key, head, point, basis).expect("reads")
+        };
+        for sequence in 1..=40 {
+            let step = i64::try_from(sequence).expect("small");
+            let changes: Vec<_> = (0..9u8)
+                .map(|nth| change(step * 37 % 300 + i64::from(nth) * 30, nth * 20))
+                .collect();
+            commit(sequence, false, &changes);
+        }
+        assert!(parts(&pages) > 20, "{} parts", parts(&pages));
+        assert!(matches!(seen(40, 300), Seen::Version(_)));
+        commit(41, true, &[]);
+        assert_eq!(parts(&pages), 0);
+        for basis in [0, 300, 409, 410, 1_000] {
+            assert!(matches!(seen(40, basis), Seen::Erased), "at {basis}");
+        }
+        commit(42, false, &[change(500, 200)]);
+        for (point, basis) in [(40, 300), (501, 300), (501, 419)] {
+            assert!(matches!(seen(point, basis), Seen::Erased), "at {basis}");
+        }
+        assert!(matches!(seen(40, 420), Seen::Nothing));
+        let Seen::Version(found) = seen(501, 420) else {
+            panic!("a version");
+        };
+        assert_eq!(found.row(), Some(&[200u8; 260][..]));
+        // Replaying the erasure takes nothing of what came after it.
+        commit(41, true, &[]);
+        assert!(matches!(seen(501, 420), Seen::Version(_)));
+        assert_eq!(parts(&pages), 1, "the long row");
+    }
 }

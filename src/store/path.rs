@@ -158,10 +158,10 @@ pub(super) fn from_head<S: Source, T>(
     source: &S,
     key: &[u8],
     mut head: Head,
-    mut read: impl FnMut(Head) -> Result<T, Error>,
+    mut read: impl FnMut(&Head) -> Result<T, Error>,
 ) -> Result<T, Error> {
     loop {
-        let error = match read(head.clone()) {
+        let error = match read(&head) {
             Err(error @ Error::Damaged { .. }) => error,
             outcome => return outcome,
         };

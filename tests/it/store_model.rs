@@ -286,6 +286,8 @@ proptest! {
         for &basis in bases.iter().rev().take(2) {
             check_basis(&rig, &model, basis);
         }
+        let problems = |problem: &str| panic!("{problem}");
+        rig.store().check_pages(problems).expect("reads");
     }
 }
 
