@@ -19,6 +19,8 @@ mod committer;
 mod cut;
 mod edit;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod history;
 mod journal;
 mod keys;
@@ -38,6 +40,7 @@ mod tree;
 mod tree_tests;
 mod types;
 mod validate;
+mod verify;
 mod workspace;
 
 use std::{
