@@ -65,6 +65,7 @@ fn spec() -> EntityTypeSpec {
             attribute("sky", AttributeKind::String),
         ],
         description: String::new(),
+        ..Default::default()
     }
 }
 

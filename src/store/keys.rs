@@ -6,10 +6,12 @@
 //! | `leaves` | entity key, `valid_lo` (i64, sign bit flipped) | leaf page, or the mark that it is in `chains` |
 //! | `chains` (large) | leaf key, generation (u64) | a page longer than one value |
 //! | `log` (large) | sequence (u64) | commit record |
-//! | `types` (large) | entity type's name | its declaration |
+//! | `types` (large) | entity type's name | its declaration, with all revisions |
 //! | `requests` | request id | the first answer |
 //! | `request_times` | system time (i64, sign bit flipped), request id | empty |
-//! | `meta` | `checkpoint`, `floor`, `first_known/` type | see `committer` |
+//! | `ingests` | name of a bulk load | its last offset |
+//! | `ingest_times` | system time (i64, sign bit flipped), name of a bulk load | empty |
+//! | `meta` | `checkpoint`, `floor`, `first_known/` type, `import/` type | see `marks` |
 //!
 //! **Entity key**: `escape(type) 00 01 escape(id) 00 01`, where `escape` writes each `00` as `00 FF`: keys order as
 //! (type, id) do, and no key is the start of another.

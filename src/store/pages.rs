@@ -238,6 +238,22 @@ impl Pages {
         Ok(())
     }
 
+    /// Removes all that is held of an entity.
+    pub(super) fn remove(&self, key: &[u8]) -> Result<(), Error> {
+        self.heads.remove(key)?;
+        for entry in self.leaves.prefix(key).collect::<kv::Result<Vec<_>>>()? {
+            let (leaf_key, stored) = entry;
+            if let Stored::Chained(chain) = decode(&leaf_key, stored)? {
+                for generation in chain.previous.into_iter().chain([chain.generation]) {
+                    self.chains
+                        .remove_large(&keys::chain_key(&leaf_key, generation))?;
+                }
+            }
+            self.leaves.remove(&leaf_key)?;
+        }
+        Ok(())
+    }
+
     fn remove_leaves(&self, key: &[u8]) -> Result<(), Error> {
         for entry in self.leaves.prefix(key).collect::<kv::Result<Vec<_>>>()? {
             self.leaves.remove(&entry.0)?;

@@ -32,7 +32,7 @@ impl Store {
         valid: ValidTime,
         basis: SysTime,
     ) -> Result<Answer> {
-        let basis = self.check_basis(basis)?;
+        let basis = self.check_readable(entity_type, basis)?;
         check_id("entity_id", id)?;
         self.answer(entity_type, id, valid, basis)
     }
@@ -48,7 +48,7 @@ impl Store {
         valid: ValidTime,
         basis: SysTime,
     ) -> Result<Vec<Answer>> {
-        let basis = self.check_basis(basis)?;
+        let basis = self.check_readable(entity_type, basis)?;
         for (index, id) in ids.iter().enumerate() {
             check_id(&format!("entity_ids[{index}]"), id)?;
         }
@@ -91,7 +91,7 @@ impl Store {
         basis: SysTime,
         after: Option<&str>,
     ) -> impl Iterator<Item = Result<Version>> + Send + use<> {
-        let (refusal, basis) = match self.check_basis(basis) {
+        let (refusal, basis) = match self.check_readable(entity_type, basis) {
             Ok(basis) => (None, basis),
             Err(error) => (Some(Err(error)), 0),
         };
@@ -135,7 +135,7 @@ impl Store {
         system: Interval<SysTime>,
         basis: SysTime,
     ) -> Result<Vec<Version>> {
-        let basis = self.check_basis(basis)?;
+        let basis = self.check_readable(entity_type, basis)?;
         check_id("entity_id", id)?;
         let key = keys::entity_key(entity_type.name(), id);
         known_versions(&self.inner.pages, &key, basis)?
@@ -291,7 +291,11 @@ fn is_continued(before: &Rect, its_page: &Page, run: &Rect, page: &Page) -> bool
 }
 
 /// All versions of an entity as known at `basis`, with their rows, in canonical order.
-fn known_versions(pages: &Pages, key: &[u8], basis: i64) -> Result<Vec<(Rect, Option<Vec<u8>>)>> {
+pub(super) fn known_versions(
+    pages: &Pages,
+    key: &[u8],
+    basis: i64,
+) -> Result<Vec<(Rect, Option<Vec<u8>>)>> {
     let mut rects = Vec::new();
     let mut states: HashMap<Vec<u8>, u32> = HashMap::new();
     let mut absorb = |page: &Page, part: Span| {

@@ -10,7 +10,7 @@ use super::{
     error::Error,
     journal::{Journal, LogEnd},
     keys,
-    log::{Hash, Record},
+    log::{Entry, Hash, Record},
     marks,
     workspace::Workspace,
 };
@@ -69,16 +69,25 @@ fn check_chain(end: &LogEnd, record: &Record) -> Result<(), Error> {
 fn replay(journal: &mut Journal, record: &Record, hash: Hash) -> Result<(), Error> {
     let pages = journal.pages.clone();
     let touched: BTreeSet<_> = record
-        .changes
+        .entries
         .iter()
-        .map(|change| keys::entity_key(&change.entity_type, &change.entity_id))
+        .filter_map(Entry::entity)
+        .map(|(entity_type, entity_id)| keys::entity_key(entity_type, entity_id))
         .collect();
     for key in &touched {
         pages.mend(key)?;
     }
-    let mut workspace = Workspace::new(&pages, record.sequence, record.system_time);
-    for change in &record.changes {
-        workspace.apply(change)?;
+    let mut workspace = Workspace::new(&pages, record.sequence, record.at());
+    for entry in &record.entries {
+        match entry {
+            Entry::Change(change) => {
+                workspace.apply(change)?;
+            }
+            Entry::Erase(erasure) => {
+                workspace.erase(&keys::entity_key(&erasure.entity_type, &erasure.entity_id))?;
+            }
+            Entry::Redacted(_) => {}
+        }
     }
     workspace.seal();
     workspace.write()?;

@@ -12,6 +12,12 @@ use super::{
     timeline::{self, OPEN, Span},
 };
 
+/// Since when a point has its owner, and the row (`None`: ended). `None`: nothing is known.
+pub(super) type Owner = Option<(i64, Option<Vec<u8>>)>;
+
+/// A range of valid time and the row that holds over it (`None`: ended).
+pub(super) type Segment = (Span, Option<Vec<u8>>);
+
 /// A basis at which everything that is live is visible.
 const LIVE: i64 = OPEN - 1;
 
@@ -25,6 +31,8 @@ pub(super) struct Workspace<'a> {
 
 struct Entity {
     is_spilled: bool,
+    /// Whether what lies on disk is to go.
+    is_erased: bool,
     /// By the start of their span.
     leaves: BTreeMap<i64, Edited>,
 }
@@ -46,21 +54,66 @@ impl<'a> Workspace<'a> {
     }
 
     /// Applies a change. A page that this commit has reached before, in an earlier life of the process, is left alone.
-    pub(super) fn apply(&mut self, change: &Change) -> Result<(), Error> {
+    /// `false`: no page is other than it was.
+    pub(super) fn apply(&mut self, change: &Change) -> Result<bool, Error> {
         let key = keys::entity_key(&change.entity_type, &change.entity_id);
         let (sequence, at) = (self.sequence, self.system_time);
         let mut point = change.span.from;
+        let mut altered = false;
         while point < change.span.to {
             let leaf = self.leaf(&key, point)?;
             if leaf.page.applied_sequence < sequence {
                 let before = leaf.page.rects.clone();
                 leaf.page
                     .assert_over(change.span, change.row.as_deref(), at);
-                leaf.changed |= leaf.page.rects != before;
+                let differs = leaf.page.rects != before;
+                leaf.changed |= differs;
+                altered |= differs;
             }
             point = leaf.page.span.to;
         }
-        Ok(())
+        Ok(altered)
+    }
+
+    /// Removes all that is held of the entity at `key`. `false`: there is nothing. What this commit has erased before, in an
+    /// earlier life of the process, and written again, is left alone.
+    pub(super) fn erase(&mut self, key: &[u8]) -> Result<bool, Error> {
+        let known = self.entities.get(key);
+        let is_empty = known.is_none_or(Entity::is_empty);
+        if is_empty && known.is_some_and(|entity| entity.is_erased) {
+            return Ok(false);
+        }
+        let was_applied = match self.pages.head(key)? {
+            Head::Absent if is_empty => return Ok(false),
+            Head::Absent => false,
+            Head::Inline(page) => page.applied_sequence >= self.sequence,
+            Head::Spilled => self.leaf(key, i64::MIN)?.page.applied_sequence >= self.sequence,
+        };
+        if !was_applied {
+            self.entities.insert(key.to_vec(), Entity::erased());
+        }
+        Ok(true)
+    }
+
+    /// What the entity at `key` is over `span` as it stands, in order of valid time: the row of each value, `None` where it
+    /// was ended. A segment may go on in the next one.
+    pub(super) fn live_over(&mut self, key: &[u8], span: Span) -> Result<Vec<Segment>, Error> {
+        let mut segments = Vec::new();
+        let mut point = span.from;
+        while point < span.to {
+            let page = &self.leaf(key, point)?.page;
+            let part = page.span.intersection(span);
+            for run in timeline::visible(&page.rects, LIVE).filter_map(|run| run.clipped(part)) {
+                segments.push((run.span(), page.row(run.state).map(<[u8]>::to_vec)));
+            }
+            point = page.span.to;
+        }
+        Ok(segments)
+    }
+
+    /// Who owns `point` of the entity at `key` as it stands: since when, and the row (`None`: ended).
+    pub(super) fn owner(&mut self, key: &[u8], point: i64) -> Result<Owner, Error> {
+        Ok(owner_at(&self.leaf(key, point)?.page, point))
     }
 
     /// The first point after `point` at which the entity's timeline, as it stands, changes owner.
@@ -101,6 +154,9 @@ impl<'a> Workspace<'a> {
     /// Writes the changed pages. Not durable before the next flush.
     pub(super) fn write(self) -> Result<(), Error> {
         for (key, entity) in self.entities {
+            if entity.is_erased {
+                self.pages.remove(&key)?;
+            }
             for leaf in entity.leaves.values().filter(|leaf| leaf.changed) {
                 if entity.is_spilled {
                     self.pages.write_leaf(&key, &leaf.page, leaf.chain)?;
@@ -136,8 +192,20 @@ impl Entity {
         let leaves = page.map(|page| (page.span.from, Edited::unchanged(page, None)));
         Self {
             is_spilled,
+            is_erased: false,
             leaves: leaves.into_iter().collect(),
         }
+    }
+
+    fn erased() -> Self {
+        Self {
+            is_erased: true,
+            ..Self::from_head(Head::Absent)
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.leaves.values().all(|leaf| leaf.page.rects.is_empty())
     }
 
     fn leaf(&mut self, pages: &Pages, key: &[u8], point: i64) -> Result<&mut Edited, Error> {
@@ -190,7 +258,7 @@ impl Edited {
 }
 
 /// Who owns `point`: since when, and the row (`None`: ended). `None`: nothing is known.
-fn owner_at(page: &Page, point: i64) -> Option<(i64, Option<Vec<u8>>)> {
+fn owner_at(page: &Page, point: i64) -> Owner {
     timeline::as_of(&page.rects, point, LIVE)
         .map(|run| (run.system_from, page.row(run.state).map(<[u8]>::to_vec)))
 }

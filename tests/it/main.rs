@@ -24,6 +24,7 @@ mod store_columns;
 mod store_crash;
 mod store_grpc;
 mod store_model;
+mod store_mutations;
 mod store_support;
 mod store_write;
 mod support;
