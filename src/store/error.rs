@@ -23,6 +23,14 @@ pub enum Error {
         /// The name as asked.
         name: String,
     },
+    /// A revision that the entity type never had.
+    #[error("entity type {name:?} has no revision {revision}")]
+    NoSuchRevision {
+        /// The type.
+        name: String,
+        /// The revision as asked.
+        revision: u32,
+    },
     /// What a mutation expects is not so. Nothing of its batch is written.
     #[error("expectation {expectation} of mutation {mutation} does not hold: {found}")]
     ExpectationFailed {
@@ -158,7 +166,7 @@ impl Error {
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::UnknownType { .. } => ErrorKind::NotFound,
+            Self::UnknownType { .. } | Self::NoSuchRevision { .. } => ErrorKind::NotFound,
             Self::TypeExists { .. } | Self::RequestIdReused { .. } => ErrorKind::AlreadyExists,
             Self::ExpectationFailed { .. } => ErrorKind::Conflict,
             Self::NotImporting { .. }
@@ -178,6 +186,7 @@ impl Classify for Error {
     fn reason(&self) -> &'static str {
         match self {
             Self::UnknownType { .. } => "ENTITY_TYPE_NOT_FOUND",
+            Self::NoSuchRevision { .. } => "REVISION_NOT_FOUND",
             Self::TypeExists { .. } => "ENTITY_TYPE_EXISTS",
             Self::ExpectationFailed { .. } => "EXPECTATION_FAILED",
             Self::NotImporting { .. } => "NOT_IMPORTING",
@@ -209,6 +218,7 @@ impl Classify for Error {
     fn resource(&self) -> Option<(&'static str, String)> {
         match self {
             Self::UnknownType { name }
+            | Self::NoSuchRevision { name, .. }
             | Self::TypeExists { name }
             | Self::NotImporting { name }
             | Self::ImportTimeRequired { name }
