@@ -157,7 +157,7 @@ impl Store {
         at: &TimestampMicrosecondArray,
         basis: SysTime,
     ) -> Result<StructArray> {
-        let basis = self.check_basis(basis)?;
+        let basis = self.check_readable(entity_type, basis)?;
         if ids.len() != at.len() {
             return Err(arrow::error::ArrowError::InvalidArgumentError(format!(
                 "{} ids and {} instants",
@@ -248,7 +248,7 @@ impl Scan {
         projection: Option<Vec<usize>>,
         batch_rows: usize,
     ) -> Result<Self> {
-        let basis = store.check_basis(basis)?;
+        let basis = store.check_readable(entity_type, basis)?;
         let projection = projection.unwrap_or_else(|| (0..schema.fields().len()).collect());
         let (from, to) = keys::type_range(entity_type.name(), None);
         let pages = store.inner.pages.clone();
@@ -371,8 +371,12 @@ impl Rows {
         let mut reader = RowReader::new(row);
         let mut next_attribute = 0;
         while let Some((index, raw)) = reader.next()? {
-            if index < next_attribute || index >= self.column_of.len() {
-                return Err(Malformed("a row has an attribute that its type has not"));
+            if index >= self.column_of.len() {
+                // Of a later revision of the type.
+                break;
+            }
+            if index < next_attribute {
+                return Err(Malformed("a row's attributes are not in order"));
             }
             self.push_nulls(next_attribute..index);
             if let Some(column) = self.column_of[index] {

@@ -58,8 +58,8 @@ impl<'a, S: Source> Edit<'a, S> {
         stored.is_some_and(|root| root.header.applied_sequence >= self.sequence)
     }
 
-    /// Asserts a row, or "ended", over `span`.
-    pub(super) fn assert_over(&mut self, span: Span, row: Option<&[u8]>) -> Result<(), Error> {
+    /// Asserts a row, or "ended", over `span`. `false`: no page is other than it was.
+    pub(super) fn assert_over(&mut self, span: Span, row: Option<&[u8]>) -> Result<bool, Error> {
         let fresh = row.map(Row::of);
         let (tree, load) = (&mut self.tree, loader(self.source, &self.key));
         let commit = Commit {
@@ -68,7 +68,7 @@ impl<'a, S: Source> Edit<'a, S> {
             load: &load,
         };
         if !tree.assert_over(&commit, span, fresh.as_ref())? {
-            return Ok(());
+            return Ok(false);
         }
         if let (Some(Row::Outside(hash)), Some(row)) = (fresh, row) {
             self.rows.insert(hash, row.to_vec());
@@ -76,19 +76,24 @@ impl<'a, S: Source> Edit<'a, S> {
         if self.erased_until == Some(OPEN) {
             self.erased_until = Some(self.at);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Forgets all that was ever said about the entity.
-    pub(super) fn erase(&mut self) {
-        self.is_wiped = true;
+    /// Forgets all that was ever said about the entity. `false`: nothing is held of it.
+    pub(super) fn erase(&mut self) -> bool {
         if self.is_done() {
-            return;
+            self.is_wiped = true;
+            return true;
         }
+        if self.tree.is_empty() {
+            return false;
+        }
+        self.is_wiped = true;
         self.tree = Tree::empty(self.at);
         self.tree.touch();
         self.erased_until = Some(OPEN);
         self.rows.clear();
+        true
     }
 
     /// The live leaf that covers `point`, as the commit has changed it so far.

@@ -380,7 +380,7 @@ mod tests {
             let at = i64::try_from(sequence).expect("small") * 10;
             let mut workspace = Workspace::new(&pages, sequence, at);
             if is_erased {
-                workspace.erase("t", "e").expect("erases");
+                workspace.erase(&key).expect("erases");
             }
             for change in changes {
                 workspace.apply(change).expect("applies");

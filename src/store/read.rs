@@ -35,7 +35,7 @@ impl Store {
         valid: ValidTime,
         basis: SysTime,
     ) -> Result<Answer> {
-        let basis = self.check_basis(basis)?;
+        let basis = self.check_readable(entity_type, basis)?;
         check_id("entity_id", id)?;
         self.answer(entity_type, id, valid, basis)
     }
@@ -51,7 +51,7 @@ impl Store {
         valid: ValidTime,
         basis: SysTime,
     ) -> Result<Vec<Answer>> {
-        let basis = self.check_basis(basis)?;
+        let basis = self.check_readable(entity_type, basis)?;
         for (index, id) in ids.iter().enumerate() {
             check_id(&format!("entity_ids[{index}]"), id)?;
         }
@@ -95,7 +95,7 @@ impl Store {
         basis: SysTime,
         after: Option<&str>,
     ) -> impl Iterator<Item = Result<Version>> + Send + use<> {
-        let (refusal, basis) = match self.check_basis(basis) {
+        let (refusal, basis) = match self.check_readable(entity_type, basis) {
             Ok(basis) => (None, basis),
             Err(error) => (Some(Err(error)), 0),
         };
@@ -144,7 +144,7 @@ impl Store {
         system: Interval<SysTime>,
         basis: SysTime,
     ) -> Result<Vec<Version>> {
-        let basis = self.check_basis(basis)?;
+        let basis = self.check_readable(entity_type, basis)?;
         check_id("entity_id", id)?;
         let key = keys::entity_key(entity_type.name(), id);
         known_versions(&self.inner.pages, &key, basis)?

@@ -57,7 +57,9 @@ impl Memory {
                     let row = row.map(row_bytes);
                     edit.assert_over(*span, row.as_deref()).expect("asserts");
                 }
-                Change::Erase => edit.erase(),
+                Change::Erase => {
+                    edit.erase();
+                }
             }
         }
         edit.seal();
