@@ -14,7 +14,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     error::Error,
@@ -54,6 +54,8 @@ pub(super) struct Published {
     stable: AtomicI64,
     pub(super) types: RwLock<BTreeMap<String, Arc<EntityType>>>,
     pub(super) first_known: RwLock<BTreeMap<String, i64>>,
+    /// The last flushed commit: its sequence, 0 before the first, and its system time.
+    pub(super) last: watch::Sender<(u64, i64)>,
 }
 
 impl Published {
@@ -96,6 +98,7 @@ impl Committer {
             stable: AtomicI64::new(watermark.max(floor)),
             types: RwLock::new(types.clone()),
             first_known: RwLock::new(journal.first_known.clone()),
+            last: watch::Sender::new((journal.end.sequence, watermark)),
         });
         Self {
             journal,
@@ -158,11 +161,14 @@ impl Committer {
             .end
             .system_time
             .unwrap_or(self.published.watermark());
-        // The watermark last: whoever has seen it may read at it.
+        // The watermark late, the commit last: whoever has seen them may read at them.
         self.published
             .stable
             .store(self.floor.max(watermark), Ordering::Release);
         self.published.watermark.store(watermark, Ordering::Release);
+        self.published
+            .last
+            .send_replace((self.journal.end.sequence, watermark));
     }
 
     fn poison(&mut self, error: &Error) {

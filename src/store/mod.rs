@@ -12,13 +12,16 @@
 //! **Invariants**: `BT-1` at one basis the versions of an entity never overlap; `BT-2` an answer at a served basis never
 //! changes; `BT-3` system times strictly increase, an acknowledged write survives, a batch is all or nothing.
 
+mod changes;
 mod codec;
+mod column_builder;
 pub mod columns;
 mod committer;
 mod error;
 mod journal;
 mod keys;
 mod log;
+mod lookup;
 mod marks;
 mod model;
 mod page;
@@ -39,8 +42,11 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
+pub use changes::{Change, ChangePosition, ChangedState, Changes, Step, WithinCommit};
 pub use error::Error;
+pub use lookup::{Outcome, States};
 pub use model::{
     Answer, Attribute, AttributeKind, Batch, Committed, Condition, Decimal, EntityType,
     EntityTypeSpec, Expectation, IngestMark, MAX_ATTRIBUTES, MAX_DECIMAL_DIGITS,
@@ -50,6 +56,7 @@ pub use row::MAX_ROW_BYTES;
 pub use validate::{MAX_BATCH_BYTES, MAX_ENTITY_ID_BYTES, MAX_MUTATIONS, MAX_REQUEST_ID_BYTES};
 
 use self::{
+    changes::Records,
     committer::{Committer, Job, Published, QUEUE_JOBS, Reply},
     journal::Journal,
     pages::Pages,
@@ -73,11 +80,14 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     pages: Pages,
+    records: Records,
     clock: Arc<dyn Clock>,
     published: Arc<Published>,
     /// `None` once closed.
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     committer: Mutex<Option<JoinHandle<()>>>,
+    /// Cancelled when answers that go on without end must end.
+    streams: CancellationToken,
 }
 
 impl Drop for Inner {
@@ -125,6 +135,7 @@ impl Store {
         };
         database.flush()?;
         let pages = journal.pages.clone();
+        let records = Records::new(database.keyspace("log")?);
         let committer = Committer::new(journal, Arc::clone(&clock), floor, types);
         let published = committer.published();
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS);
@@ -135,10 +146,12 @@ impl Store {
         Ok(Self {
             inner: Arc::new(Inner {
                 pages,
+                records,
                 clock,
                 published,
                 jobs: Mutex::new(Some(sender)),
                 committer: Mutex::new(Some(thread)),
+                streams: CancellationToken::new(),
             }),
         })
     }
@@ -146,6 +159,21 @@ impl Store {
     /// Carries out what is queued and stops the committer; later writes are refused, reads go on. Blocks.
     pub fn close(&self) {
         self.inner.stop();
+    }
+
+    /// The clock that the store goes by.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
+    /// Ends answers that go on for as long as their client wants: [`Store::streams_ended`] returns. Reads and writes go on.
+    pub fn end_streams(&self) {
+        self.inner.streams.cancel();
+    }
+
+    /// Returns when streams are to end.
+    pub async fn streams_ended(&self) {
+        self.inner.streams.cancelled().await;
     }
 
     /// Declares an entity type. `false`: an equal declaration was there already.

@@ -57,7 +57,7 @@ impl Store {
             .collect()
     }
 
-    fn answer(
+    pub(super) fn answer(
         &self,
         entity_type: &EntityType,
         id: &str,

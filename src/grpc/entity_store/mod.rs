@@ -14,6 +14,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
 pub use history::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE};
+pub use lookup::MAX_LOOKUP_ROWS;
 pub use read::MAX_BATCH_IDS;
 
 use crate::{
@@ -178,7 +179,7 @@ impl service::EntityStoreService for EntityStore {
         &self,
         request: Request<Streaming<pb::LookupRequest>>,
     ) -> Result<Response<Self::LookupStream>, Status> {
-        self.lookup(request.into_inner()).await.map(Response::new)
+        Ok(Response::new(self.lookup(request.into_inner())))
     }
 
     type ScanEntitiesStream = scan::ScanStream;
@@ -207,6 +208,8 @@ impl service::EntityStoreService for EntityStore {
         &self,
         request: Request<pb::ListChangesRequest>,
     ) -> Result<Response<Self::ListChangesStream>, Status> {
-        self.changes(request.into_inner()).await.map(Response::new)
+        self.list_changes(request.into_inner())
+            .await
+            .map(Response::new)
     }
 }
