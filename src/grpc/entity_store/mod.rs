@@ -18,6 +18,7 @@ pub use lookup::MAX_LOOKUP_ROWS;
 pub use read::MAX_BATCH_IDS;
 
 use crate::{
+    engine::FilterPlanner,
     error::Violation,
     grpc::{
         convert::{entity, invalid, time},
@@ -32,16 +33,22 @@ use crate::{
 const MAX_MESSAGE_BYTES: usize = 4 * MAX_BATCH_BYTES;
 /// A response message is closed at this size, whatever it may still hold: clients refuse more than 4 MiB by default.
 const RESPONSE_BYTES: usize = 1 << 20;
+/// The largest message that clients take by default.
+const CLIENT_BYTES: usize = 4 << 20;
 /// The service.
 #[derive(Debug, Clone)]
 pub struct EntityStore {
     store: Store,
+    filters: Arc<FilterPlanner>,
 }
 
 impl EntityStore {
     /// The service over an open store.
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self {
+            store,
+            filters: Arc::default(),
+        }
     }
 
     /// The service with its message limits, ready to be added to a server.
