@@ -17,6 +17,8 @@ use super::{
     model::{Attribute, AttributeKind, EntityType},
     pages::{Head, Pages},
     read,
+    snapshot::Snapshot,
+    snapshots::Demand,
     timeline::{OPEN, Span},
 };
 use crate::{
@@ -82,7 +84,8 @@ fn instant_type() -> DataType {
 impl Store {
     /// Every entity of the type that has a value at (`valid`, `basis`), by id, as batches of [`as_of_schema`]. Blocks.
     ///
-    /// **Cost**: one range scan over the type's entities; only projected attributes are decoded.
+    /// **Cost**: one range scan over the type's entities; only projected attributes are decoded. Passes at one basis after
+    /// the first share a decoded snapshot of the type.
     pub fn scan_batches(
         &self,
         entity_type: &Arc<EntityType>,
@@ -92,16 +95,25 @@ impl Store {
         batch_rows: usize,
     ) -> impl Iterator<Item = Result<RecordBatch>> + Send + use<> {
         let schema = as_of_schema(entity_type);
-        let scan = Scan::start(
-            self,
-            entity_type,
-            schema,
-            None,
-            basis,
-            projection,
-            batch_rows,
-        );
-        as_of_batches(scan, valid)
+        let projection = projection.unwrap_or_else(|| (0..schema.fields().len()).collect());
+        let store = self.clone();
+        let entity_type = Arc::clone(entity_type);
+        lazily(move || {
+            if let Some(kept) = store.snapshot(&entity_type, basis, &projection)? {
+                let batches = kept.as_of_batches(valid.micros(), schema, projection, batch_rows);
+                return Ok(Box::new(batches) as Batches);
+            }
+            let scan = Scan::start(
+                &store,
+                &entity_type,
+                schema,
+                None,
+                basis,
+                projection,
+                batch_rows,
+            )?;
+            Ok(Box::new(as_of_batches(scan, valid)))
+        })
     }
 
     /// As [`Store::scan_batches`], with the ids after `after` in byte order only, and as batches of [`version_schema`].
@@ -117,17 +129,16 @@ impl Store {
         projection: Vec<usize>,
         batch_rows: usize,
     ) -> impl Iterator<Item = Result<RecordBatch>> + Send + use<> {
-        let schema = version_schema(entity_type);
         let scan = Scan::start(
             self,
             entity_type,
-            schema,
+            version_schema(entity_type),
             after,
             basis,
-            Some(projection),
+            projection,
             batch_rows,
         );
-        as_of_batches(scan, valid)
+        lazily(move || Ok(Box::new(as_of_batches(scan?, valid)) as Batches))
     }
 
     /// The versions of the type that are live at `basis` and overlap `window`, clipped to it, by id and `valid_from`, as
@@ -146,22 +157,63 @@ impl Store {
             from: window.from.micros(),
             to: window.to.map_or(OPEN, ValidTime::micros),
         };
-        let scan = Scan::start(
-            self,
-            entity_type,
-            history_schema(entity_type),
-            None,
-            basis,
-            projection,
-            batch_rows,
-        );
-        batches(scan, move |pages, key, head, basis, id, rows| {
-            read::each_visible(pages, key, head, span, basis, |rect, row| match row {
-                None => Ok(()),
-                Some(row) => rows.push(id, rect, row),
-            })
+        let schema = history_schema(entity_type);
+        let projection = projection.unwrap_or_else(|| (0..schema.fields().len()).collect());
+        let store = self.clone();
+        let entity_type = Arc::clone(entity_type);
+        lazily(move || {
+            if let Some(kept) = store.snapshot(&entity_type, basis, &projection)? {
+                let batches = kept.history_batches(span, schema, projection, batch_rows);
+                return Ok(Box::new(batches) as Batches);
+            }
+            let scan = Scan::start(
+                &store,
+                &entity_type,
+                schema,
+                None,
+                basis,
+                projection,
+                batch_rows,
+            )?;
+            let add = move |pages: &Pages, key: &[u8], head, basis, id: &str, rows: &mut Rows| {
+                read::each_visible(pages, key, head, span, basis, |rect, row| match row {
+                    None => Ok(()),
+                    Some(row) => rows.push(id, rect, row),
+                })
+            };
+            Ok(Box::new(batches(scan, add)))
         })
     }
+
+    /// The kept snapshot that a pass over the type at `basis` may read instead of pages.
+    fn snapshot(
+        &self,
+        entity_type: &EntityType,
+        basis: SysTime,
+        projection: &[usize],
+    ) -> Result<Option<Arc<Snapshot>>> {
+        let basis = self.check_basis(basis)?;
+        let attribute_count = entity_type.attributes().len();
+        let attributes: Vec<usize> = projection
+            .iter()
+            .filter(|&&index| (1..=attribute_count).contains(&index))
+            .map(|&index| index - 1)
+            .collect();
+        let snapshots = &self.inner.snapshots;
+        snapshots.get(self, entity_type, basis, &attributes, Demand::Scan)
+    }
+}
+
+type Batches = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
+
+/// The batches that `start` opens when the first is asked for.
+fn lazily(
+    start: impl FnOnce() -> Result<Batches> + Send,
+) -> impl Iterator<Item = Result<RecordBatch>> + Send {
+    std::iter::once_with(start).flat_map(|started| match started {
+        Ok(batches) => batches,
+        Err(error) => Box::new(std::iter::once(Err(error))),
+    })
 }
 
 /// A running scan over a type's heads.
@@ -181,11 +233,10 @@ impl Scan {
         schema: SchemaRef,
         after: Option<&str>,
         basis: SysTime,
-        projection: Option<Vec<usize>>,
+        projection: Vec<usize>,
         batch_rows: usize,
     ) -> Result<Self> {
         let basis = store.check_basis(basis)?;
-        let projection = projection.unwrap_or_else(|| (0..schema.fields().len()).collect());
         let (from, to) = keys::type_range(entity_type.name(), after);
         let pages = store.inner.pages.clone();
         Ok(Self {
@@ -200,10 +251,7 @@ impl Scan {
 }
 
 /// The batches of what is there at one point.
-fn as_of_batches(
-    scan: Result<Scan>,
-    valid: ValidTime,
-) -> impl Iterator<Item = Result<RecordBatch>> + Send {
+fn as_of_batches(scan: Scan, valid: ValidTime) -> impl Iterator<Item = Result<RecordBatch>> + Send {
     batches(scan, move |pages, key, head, basis, id, rows| {
         let Some(found) = read::as_of(pages, key, head, valid.micros(), basis)? else {
             return Ok(());
@@ -217,19 +265,16 @@ fn as_of_batches(
 
 /// The batches of a scan; `add` appends an entity's rows. Ends after the first error.
 fn batches(
-    scan: Result<Scan>,
+    scan: Scan,
     mut add: impl FnMut(&Pages, &[u8], Head, i64, &str, &mut Rows) -> Result<()> + Send,
 ) -> impl Iterator<Item = Result<RecordBatch>> + Send {
     let mut running = Some(scan);
     std::iter::from_fn(move || {
-        let mut scan = match running.take()? {
-            Ok(scan) => scan,
-            Err(error) => return Some(Err(error)),
-        };
+        let mut scan = running.take()?;
         match next_batch(&mut scan, &mut add) {
             Ok(None) => None,
             Ok(Some(batch)) => {
-                running = Some(Ok(scan));
+                running = Some(scan);
                 Some(Ok(batch))
             }
             Err(error) => Some(Err(error)),

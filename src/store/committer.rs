@@ -54,6 +54,10 @@ pub(super) struct Published {
     stable: AtomicI64,
     pub(super) types: RwLock<BTreeMap<String, Arc<EntityType>>>,
     pub(super) first_known: RwLock<BTreeMap<String, i64>>,
+    /// By type: its last commit since the store was opened.
+    last_changed: RwLock<BTreeMap<String, i64>>,
+    /// The last commit when the store was opened.
+    opened_at: i64,
     /// The last flushed commit: its sequence, 0 before the first, and its system time.
     pub(super) last: watch::Sender<(u64, i64)>,
 }
@@ -65,6 +69,15 @@ impl Published {
 
     pub(super) fn stable(&self) -> i64 {
         self.stable.load(Ordering::Acquire)
+    }
+
+    /// A system time after which no commit up to the stable basis wrote to the type. Ask for the stable basis first.
+    pub(super) fn last_changed(&self, entity_type: &str) -> i64 {
+        let last_changed = self.last_changed.read();
+        last_changed
+            .get(entity_type)
+            .copied()
+            .unwrap_or(self.opened_at)
     }
 }
 
@@ -98,6 +111,8 @@ impl Committer {
             stable: AtomicI64::new(watermark.max(floor)),
             types: RwLock::new(types.clone()),
             first_known: RwLock::new(journal.first_known.clone()),
+            last_changed: RwLock::default(),
+            opened_at: watermark,
             last: watch::Sender::new((journal.end.sequence, watermark)),
         });
         Self {
@@ -156,6 +171,10 @@ impl Committer {
             .first_known
             .write()
             .clone_from(&self.journal.first_known);
+        self.published
+            .last_changed
+            .write()
+            .clone_from(&self.journal.last_changed);
         let watermark = self
             .journal
             .end

@@ -40,6 +40,8 @@ pub(super) struct Journal {
     request_times: Keyspace,
     /// By type: the first commit that wrote to it.
     pub(super) first_known: BTreeMap<String, i64>,
+    /// By type: the last commit that wrote to it since the store was opened.
+    pub(super) last_changed: BTreeMap<String, i64>,
     pub(super) end: LogEnd,
 }
 
@@ -54,6 +56,7 @@ impl Journal {
             requests: database.keyspace("requests")?,
             request_times: database.keyspace("request_times")?,
             first_known: marks::first_known(&meta)?.into_iter().collect(),
+            last_changed: BTreeMap::new(),
             meta,
             end: LogEnd {
                 sequence: 0,
@@ -109,6 +112,8 @@ impl Journal {
                 self.first_known
                     .insert(change.entity_type.clone(), record.system_time);
             }
+            self.last_changed
+                .insert(change.entity_type.clone(), record.system_time);
         }
         self.end = LogEnd {
             sequence: record.sequence,

@@ -15,6 +15,7 @@ use super::{
     keys,
     model::{Answer, EntityType},
     read,
+    snapshots::Demand,
 };
 use crate::time::{SysTime, ValidTime};
 
@@ -134,7 +135,8 @@ impl Store {
     /// The state of each (`ids[i]`, `at[i]`) at `basis`; a row with a null input finds nothing. `attributes` are indices into
     /// the type's attributes, without repeats: only these are decoded. Blocks.
     ///
-    /// **Cost**: one pass in order of (id, instant): each entity's pages are read once, however many rows ask for them.
+    /// **Cost**: in pages, one pass in order of (id, instant): each entity's pages are read once, however many rows ask for
+    /// them. Where many rows are asked for at one basis, they share a decoded snapshot of the type.
     ///
     /// # Errors
     /// Inputs of different lengths; [`Error::BasisNotPinned`](super::Error::BasisNotPinned);
@@ -156,7 +158,12 @@ impl Store {
             ))
             .into());
         }
-        self.look_up_in_pages(entity_type, ids, at, basis, attributes)
+        let snapshots = &self.inner.snapshots;
+        let demand = Demand::Rows(ids.len());
+        match snapshots.get(self, entity_type, basis, attributes, demand)? {
+            Some(snapshot) => snapshot.look_up(ids, at, attributes),
+            None => self.look_up_in_pages(entity_type, ids, at, basis, attributes),
+        }
     }
 
     fn look_up_in_pages(

@@ -30,6 +30,8 @@ mod pages;
 mod read;
 mod recovery;
 mod row;
+mod snapshot;
+mod snapshots;
 mod timeline;
 mod types;
 mod validate;
@@ -60,6 +62,7 @@ use self::{
     committer::{Committer, Job, Published, QUEUE_JOBS, Reply},
     journal::Journal,
     pages::Pages,
+    snapshots::{MAX_SNAPSHOT_BYTES, Snapshots},
 };
 use crate::{
     kv::Database,
@@ -88,6 +91,7 @@ struct Inner {
     committer: Mutex<Option<JoinHandle<()>>>,
     /// Cancelled when answers that go on without end must end.
     streams: CancellationToken,
+    snapshots: Snapshots,
 }
 
 impl Drop for Inner {
@@ -152,6 +156,7 @@ impl Store {
                 jobs: Mutex::new(Some(sender)),
                 committer: Mutex::new(Some(thread)),
                 streams: CancellationToken::new(),
+                snapshots: Snapshots::new(MAX_SNAPSHOT_BYTES),
             }),
         })
     }
@@ -164,6 +169,11 @@ impl Store {
     /// The clock that the store goes by.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.inner.clock
+    }
+
+    /// Forgets the decoded columns that are kept of a type. Answers stay as they are; the next ones take longer.
+    pub fn forget_snapshots(&self, entity_type: &str) {
+        self.inner.snapshots.forget(entity_type);
     }
 
     /// Ends answers that go on for as long as their client wants: [`Store::streams_ended`] returns. Reads and writes go on.

@@ -27,6 +27,7 @@ mod store_grpc;
 mod store_lookup;
 mod store_model;
 mod store_scan;
+mod store_snapshot;
 mod store_support;
 mod store_write;
 mod support;
