@@ -9,7 +9,7 @@
 //! - Of an entity that was erased later, earlier records say nothing any more; where one still does, both states are
 //!   [`ChangedState::Erased`].
 //!
-//! **Memory**: one record and [`MAX_RUNS`] versions of one entity at a time, whatever a commit changed.
+//! **Memory**: one record and about [`MAX_RUNS`] versions of one entity at a time, whatever a commit changed.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -271,14 +271,14 @@ impl Changes {
                 id,
                 at: told_time(record),
             };
-            for span in entity.changed(&self.store, spans)? {
+            for span in entity.changed(spans)? {
                 let mut point = span.from.max(reached);
                 while point < span.to {
                     let part = Span {
                         from: point,
                         to: span.to,
                     };
-                    point = entity.tell(&self.store, part, &mut told)?;
+                    point = entity.tell(part, &mut told)?;
                     if told.len() >= max_changes {
                         self.position.within = Some(WithinCommit {
                             entity_type: type_name,
@@ -357,17 +357,18 @@ enum Stored {
 impl Told<'_> {
     /// The ranges that the commit may have changed. The first put after an erasure changes all of them: what was erased at
     /// every point is not known from then on, except where the put says otherwise.
-    fn changed(&self, store: &Store, written: Vec<Span>) -> Result<Vec<Span>> {
-        if store.is_erased(&self.entity_type, &self.id, self.at.saturating_sub(1))? {
+    fn changed(&self, written: Vec<Span>) -> Result<Vec<Span>> {
+        let head = self.pages.head(&self.key)?;
+        if head.is_erased_at(self.at.saturating_sub(1)) {
             return Ok(vec![Span::ALL]);
         }
         Ok(written)
     }
 
     /// Appends what changed over the start of `span`; returns the point up to which that is.
-    fn tell(&self, store: &Store, span: Span, told: &mut Vec<Change>) -> Result<i64> {
-        let before = self.runs(store, span, self.at.saturating_sub(1))?;
-        let after = self.runs(store, span, self.at)?;
+    fn tell(&self, span: Span, told: &mut Vec<Change>) -> Result<i64> {
+        let before = self.runs(span, self.at.saturating_sub(1))?;
+        let after = self.runs(span, self.at)?;
         let reached = before.reached.min(after.reached);
         let part = Span {
             from: span.from,
@@ -389,38 +390,30 @@ impl Told<'_> {
     }
 
     /// What is visible at `basis` over the start of `span`, gaps included.
-    fn runs(&self, store: &Store, span: Span, basis: i64) -> Result<Runs> {
-        let mut found = Runs {
-            runs: Vec::new(),
-            reached: span.to,
-        };
-        let mut covered_to = span.from;
+    fn runs(&self, span: Span, basis: i64) -> Result<Runs> {
         let head = self.pages.head(&self.key)?;
-        read::each_visible(self.pages, &self.key, head, span, basis, |rect, row| {
-            if found.runs.len() >= MAX_RUNS {
-                found.reached = found.reached.min(covered_to);
-                return Ok(());
-            }
-            if covered_to < rect.from {
-                found.runs.push((covered_to, Stored::NotKnown));
-            }
-            let state = row.map_or(Stored::Ended, |row| Stored::Row(row.to_vec()));
-            found.runs.push((rect.from, state));
-            covered_to = rect.to;
-            Ok(())
-        })?;
-        if found.runs.is_empty() {
-            let is_erased = store.is_erased(&self.entity_type, &self.id, basis)?;
-            let state = if is_erased {
-                Stored::Erased
-            } else {
-                Stored::NotKnown
-            };
-            found.runs.push((span.from, state));
-        } else if covered_to < found.reached {
-            found.runs.push((covered_to, Stored::NotKnown));
+        if head.is_erased_at(basis) {
+            return Ok(Runs {
+                runs: vec![(span.from, Stored::Erased)],
+                reached: span.to,
+            });
         }
-        Ok(found)
+        let (visible, reached) =
+            read::visible_start(self.pages, &self.key, head, span, basis, MAX_RUNS)?;
+        let mut runs = Vec::with_capacity(visible.len() + 1);
+        let mut covered_to = span.from;
+        for found in visible {
+            if covered_to < found.rect.from {
+                runs.push((covered_to, Stored::NotKnown));
+            }
+            let row = found.row().map(<[u8]>::to_vec);
+            runs.push((found.rect.from, row.map_or(Stored::Ended, Stored::Row)));
+            covered_to = found.rect.to;
+        }
+        if covered_to < reached {
+            runs.push((covered_to, Stored::NotKnown));
+        }
+        Ok(Runs { runs, reached })
     }
 
     fn state(&self, stored: Stored) -> Result<ChangedState> {

@@ -16,7 +16,7 @@ use super::{
     keys,
     model::{Attribute, AttributeKind, EntityType},
     pages::{Head, Pages},
-    read,
+    read::{self, Seen},
     snapshot::Snapshot,
     snapshots::Demand,
     timeline::{OPEN, Span},
@@ -253,7 +253,7 @@ impl Scan {
 /// The batches of what is there at one point.
 fn as_of_batches(scan: Scan, valid: ValidTime) -> impl Iterator<Item = Result<RecordBatch>> + Send {
     batches(scan, move |pages, key, head, basis, id, rows| {
-        let Some(found) = read::as_of(pages, key, head, valid.micros(), basis)? else {
+        let Seen::Version(found) = read::as_of(pages, key, head, valid.micros(), basis)? else {
             return Ok(());
         };
         match found.row() {

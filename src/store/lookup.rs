@@ -13,7 +13,7 @@ use super::{
     column_builder::Rows,
     columns::{UTC, as_of_schema, state_fields},
     keys,
-    model::{Answer, EntityType},
+    model::EntityType,
     read,
     snapshots::Demand,
 };
@@ -215,9 +215,13 @@ impl Store {
         let key = keys::entity_key(entity_type.name(), id);
         let pages = &self.inner.pages;
         let head = pages.head(&key)?;
-        let mut is_known = false;
+        if head.is_erased_at(basis) {
+            for &row in asked {
+                states.set_erased(row);
+            }
+            return Ok(());
+        }
         read::each_visible_whole(pages, &key, head, first..=last, basis, |run, row| {
-            is_known = true;
             while open.next_if(|&next| at.value(next) < run.from).is_some() {}
             let mut position = None;
             while let Some(next) = open.next_if(|&next| at.value(next) < run.to) {
@@ -236,18 +240,6 @@ impl Store {
                 states.set_value(next, run.from, place);
             }
             Ok(())
-        })?;
-        if !is_known && self.is_erased(entity_type, id, basis)? {
-            for &row in asked {
-                states.set_erased(row);
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether readers at `basis` are told that the entity was erased: at every valid time, or at none.
-    pub(super) fn is_erased(&self, entity_type: &EntityType, id: &str, basis: i64) -> Result<bool> {
-        let answer = self.answer(entity_type, id, ValidTime::MIN, basis)?;
-        Ok(matches!(answer, Answer::Erased))
+        })
     }
 }

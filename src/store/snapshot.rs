@@ -83,6 +83,7 @@ impl Snapshot {
             let (key, head) = entry?;
             let id = read::entity_id(&key, prefix_bytes)?;
             let first = rows.count();
+            let is_erased = head.is_erased_at(basis);
             read::each_visible(pages, &key, head, Span::ALL, basis, |rect, row| {
                 snapshot.size_bytes += version_bytes + row.map_or(0, <[u8]>::len);
                 if snapshot.size_bytes > max_bytes {
@@ -100,7 +101,6 @@ impl Snapshot {
             if snapshot.size_bytes > max_bytes {
                 return Ok(None);
             }
-            let is_erased = rows.count() == first && store.is_erased(entity_type, &id, basis)?;
             if rows.count() > first || is_erased {
                 snapshot.size_bytes += ENTITY_BYTES + 2 * id.len();
                 snapshot.erased.push(is_erased);
