@@ -106,7 +106,7 @@ impl Store {
     /// As [`Store::look_up`].
     pub fn lookup_batch(
         &self,
-        entity_type: &Arc<EntityType>,
+        entity_type: &EntityType,
         ids: &StringArray,
         at: &TimestampMicrosecondArray,
         basis: SysTime,
@@ -143,7 +143,7 @@ impl Store {
     /// [`Error::Damaged`](super::Error::Damaged); storage faults.
     pub fn look_up(
         &self,
-        entity_type: &Arc<EntityType>,
+        entity_type: &EntityType,
         ids: &StringArray,
         at: &TimestampMicrosecondArray,
         basis: SysTime,

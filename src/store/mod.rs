@@ -21,6 +21,8 @@ mod committer;
 mod cut;
 mod edit;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod history;
 mod journal;
 mod keys;
@@ -43,6 +45,7 @@ mod tree;
 mod tree_tests;
 mod types;
 mod validate;
+mod verify;
 mod workspace;
 
 use std::{

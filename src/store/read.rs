@@ -209,7 +209,7 @@ pub(super) fn seen_at(
             let seen = root.find(point, basis);
             (seen.map_err(|malformed| pages::damaged(key, malformed))?, 1)
         } else {
-            let mut path = Path::start(source, key, root, basis)?;
+            let mut path = Path::start(source, key, root.clone(), basis)?;
             (path.find_whole(point)?, path.touched())
         };
         let Some((rect, row)) = seen else {
@@ -255,7 +255,15 @@ pub(super) fn each_visible_whole(
         to: points.end().saturating_add(1),
     };
     let runs = path::from_head(source, key, head, |head| {
-        let (mut runs, _) = visible_runs(source, key, head.clone(), span, basis, usize::MAX)?;
+        // All of an ordinary entity is at hand.
+        if let Head::Root(root) = head
+            && root.header.level == 0
+            && root.header.since <= basis
+        {
+            let (runs, _) = visible_runs(source, key, head, Span::ALL, basis, usize::MAX)?;
+            return Ok(runs);
+        }
+        let (mut runs, _) = visible_runs(source, key, head, span, basis, usize::MAX)?;
         let last = runs.len().saturating_sub(1);
         for (index, run) in runs.iter_mut().enumerate() {
             if (index == 0 && run.rect.from == span.from)
@@ -292,13 +300,13 @@ pub(super) fn visible_start(
 fn visible_runs(
     source: &impl Source,
     key: &[u8],
-    head: Head,
+    head: &Head,
     span: Span,
     basis: i64,
     max_runs: usize,
 ) -> Result<(Vec<Found>, i64)> {
     let mut runs: Vec<(Rect, Option<Row>)> = Vec::new();
-    let Head::Root(root) = &head else {
+    let Head::Root(root) = head else {
         return Ok((Vec::new(), span.to));
     };
     if head.is_erased_at(basis) {
