@@ -6,7 +6,7 @@
 //! After a fault while writing, what is on disk is known only after a restart: every later write is refused.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -14,7 +14,7 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     entity_type::{EntityType, EntityTypeSpec, EntityTypeState, EntityTypeUpdate},
@@ -25,6 +25,7 @@ use super::{
     model::Committed,
     prepared::Prepared,
     resolve::Resolver,
+    snapshots::{MAX_SNAPSHOT_BYTES, Snapshots},
     types,
     workspace::Workspace,
 };
@@ -59,6 +60,13 @@ pub(super) struct Published {
     stable: AtomicI64,
     pub(super) types: RwLock<BTreeMap<String, Arc<EntityType>>>,
     pub(super) first_known: RwLock<BTreeMap<String, i64>>,
+    /// By type: its last commit since the store was opened.
+    last_changed: RwLock<BTreeMap<String, i64>>,
+    /// The last commit when the store was opened.
+    opened_at: i64,
+    /// The last flushed commit: its sequence, 0 before the first, and its system time.
+    pub(super) last: watch::Sender<(u64, i64)>,
+    pub(super) snapshots: Snapshots,
 }
 
 impl Published {
@@ -68,6 +76,15 @@ impl Published {
 
     pub(super) fn stable(&self) -> i64 {
         self.stable.load(Ordering::Acquire)
+    }
+
+    /// A system time after which no commit up to the stable basis wrote to the type. Ask for the stable basis first.
+    pub(super) fn last_changed(&self, entity_type: &str) -> i64 {
+        let last_changed = self.last_changed.read();
+        last_changed
+            .get(entity_type)
+            .copied()
+            .unwrap_or(self.opened_at)
     }
 }
 
@@ -83,6 +100,8 @@ pub(super) struct Committer {
     types: BTreeMap<String, Arc<EntityType>>,
     /// Whether there is something to flush.
     dirty: bool,
+    /// Types of which something was erased since the last flush.
+    erased_types: BTreeSet<String>,
     /// The first fault while writing.
     poison: Option<String>,
 }
@@ -101,6 +120,10 @@ impl Committer {
             stable: AtomicI64::new(watermark.max(floor)),
             types: RwLock::new(types.clone()),
             first_known: RwLock::new(journal.first_known.clone()),
+            last_changed: RwLock::default(),
+            opened_at: watermark,
+            last: watch::Sender::new((journal.end.sequence, watermark)),
+            snapshots: Snapshots::new(MAX_SNAPSHOT_BYTES),
         });
         Self {
             journal,
@@ -109,6 +132,7 @@ impl Committer {
             floor,
             types,
             dirty: false,
+            erased_types: BTreeSet::new(),
             poison: None,
         }
     }
@@ -161,16 +185,26 @@ impl Committer {
             .first_known
             .write()
             .clone_from(&self.journal.first_known);
+        self.published
+            .last_changed
+            .write()
+            .clone_from(&self.journal.last_changed);
         let watermark = self
             .journal
             .end
             .system_time
             .unwrap_or(self.published.watermark());
-        // The watermark last: whoever has seen it may read at it.
+        // The watermark late, the commit last: whoever has seen them may read at them.
         self.published
             .stable
             .store(self.floor.max(watermark), Ordering::Release);
         self.published.watermark.store(watermark, Ordering::Release);
+        self.published
+            .last
+            .send_replace((self.journal.end.sequence, watermark));
+        for entity_type in std::mem::take(&mut self.erased_types) {
+            self.published.snapshots.forget(&entity_type);
+        }
     }
 
     fn poison(&mut self, error: &Error) {
@@ -310,6 +344,8 @@ impl Committer {
             this.journal.append(&record, workspace)?;
             this.journal.prune(system_time)
         })?;
+        let erased = record.erasures().map(|erasure| erasure.entity_type.clone());
+        self.erased_types.extend(erased);
         Ok(Committed {
             system_time: SysTime::from_micros(system_time),
             versions_written: record.versions_written,

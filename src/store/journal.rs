@@ -45,6 +45,8 @@ pub(super) struct Journal {
     pub(super) first_known: BTreeMap<String, i64>,
     /// By type: how far its import has come.
     pub(super) imports: BTreeMap<String, ImportMark>,
+    /// By type: the last commit that wrote to it since the store was opened.
+    pub(super) last_changed: BTreeMap<String, i64>,
     pub(super) end: LogEnd,
 }
 
@@ -62,6 +64,7 @@ impl Journal {
             ingest_times: database.keyspace("ingest_times")?,
             first_known: marks::first_known(&meta)?.into_iter().collect(),
             imports: marks::imports(&meta)?.into_iter().collect(),
+            last_changed: BTreeMap::new(),
             meta,
             end: LogEnd {
                 sequence: 0,
@@ -129,6 +132,8 @@ impl Journal {
                 self.note_type(entity_type, record)?;
                 noted = entity_type;
             }
+            self.last_changed
+                .insert(entity_type.to_owned(), record.system_time);
         }
         self.end = LogEnd {
             sequence: record.sequence,

@@ -64,6 +64,14 @@ impl Entry {
             Self::Redacted(_) => None,
         }
     }
+
+    /// The valid time that it speaks of: all of it for an erasure.
+    pub(super) fn span(&self) -> Span {
+        match self {
+            Self::Change(change) => change.span,
+            Self::Erase(_) | Self::Redacted(_) => Span::ALL,
+        }
+    }
 }
 
 /// The request that a record answers.

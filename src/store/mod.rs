@@ -15,7 +15,9 @@
 //! **Invariants**: `BT-1` at one basis the versions of an entity never overlap; `BT-2` an answer at a served basis never
 //! changes; `BT-3` system times strictly increase, an acknowledged write survives, a batch is all or nothing.
 
+mod changes;
 mod codec;
+mod column_builder;
 pub mod columns;
 mod committer;
 mod cut;
@@ -28,6 +30,7 @@ mod history;
 mod journal;
 mod keys;
 mod log;
+mod lookup;
 mod marks;
 mod model;
 mod page;
@@ -39,6 +42,8 @@ mod read;
 mod recovery;
 mod resolve;
 mod row;
+mod snapshot;
+mod snapshots;
 mod timeline;
 mod tree;
 #[cfg(test)]
@@ -55,8 +60,11 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
+pub use changes::{Change, ChangePosition, ChangedState, Changes, Step, WithinCommit};
 pub use error::Error;
+pub use lookup::{Outcome, States};
 pub use model::{
     Answer, Attribute, AttributeKind, Batch, Committed, Condition, Decimal, EntityType,
     EntityTypeSpec, EntityTypeState, EntityTypeUpdate, Expectation, IngestMark, MAX_ATTRIBUTES,
@@ -72,6 +80,7 @@ pub use validate::{
 };
 
 use self::{
+    changes::Records,
     committer::{Committer, Job, Published, QUEUE_JOBS, Reply},
     journal::Journal,
     pages::Pages,
@@ -95,11 +104,14 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     pages: Pages,
+    records: Records,
     clock: Arc<dyn Clock>,
     published: Arc<Published>,
     /// `None` once closed.
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     committer: Mutex<Option<JoinHandle<()>>>,
+    /// Cancelled when answers that go on without end must end.
+    streams: CancellationToken,
 }
 
 impl Drop for Inner {
@@ -147,6 +159,7 @@ impl Store {
         };
         database.flush()?;
         let pages = journal.pages.clone();
+        let records = Records::new(database.keyspace("log")?);
         let committer = Committer::new(journal, Arc::clone(&clock), floor, types);
         let published = committer.published();
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS);
@@ -157,10 +170,12 @@ impl Store {
         Ok(Self {
             inner: Arc::new(Inner {
                 pages,
+                records,
                 clock,
                 published,
                 jobs: Mutex::new(Some(sender)),
                 committer: Mutex::new(Some(thread)),
+                streams: CancellationToken::new(),
             }),
         })
     }
@@ -168,6 +183,26 @@ impl Store {
     /// Carries out what is queued and stops the committer; later writes are refused, reads go on. Blocks.
     pub fn close(&self) {
         self.inner.stop();
+    }
+
+    /// The clock that the store goes by.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
+    /// Forgets the decoded columns that are kept of a type. Answers stay as they are; the next ones take longer.
+    pub fn forget_snapshots(&self, entity_type: &str) {
+        self.inner.published.snapshots.forget(entity_type);
+    }
+
+    /// Ends answers that go on for as long as their client wants: [`Store::streams_ended`] returns. Reads and writes go on.
+    pub fn end_streams(&self) {
+        self.inner.streams.cancel();
+    }
+
+    /// Returns when streams are to end.
+    pub async fn streams_ended(&self) {
+        self.inner.streams.cancelled().await;
     }
 
     /// Declares an entity type. `false`: an equal declaration was there already, as this or an earlier revision; whether it is
@@ -341,6 +376,11 @@ impl Store {
     /// Refuses a type whose import is not finished, and a basis whose answers could still change.
     fn check_readable(&self, entity_type: &EntityType, basis: SysTime) -> Result<i64> {
         self.check_imported(entity_type.name())?;
+        self.check_basis(basis)
+    }
+
+    /// Refuses a basis whose answers could still change.
+    fn check_basis(&self, basis: SysTime) -> Result<i64> {
         let stable = self.inner.published.stable();
         if basis.micros() <= stable {
             return Ok(basis.micros());

@@ -10,8 +10,9 @@ use crate::{
     grpc::convert::{invalid::named, time, value::value},
     pb,
     store::{
-        Answer, Attribute, AttributeKind, Batch, Committed, Condition, EntityType, EntityTypeSpec,
-        EntityTypeState, EntityTypeUpdate, Expectation, Mutation, Operation, Until, Value, Version,
+        Answer, Attribute, AttributeKind, Batch, Change, ChangedState, Committed, Condition,
+        EntityType, EntityTypeSpec, EntityTypeState, EntityTypeUpdate, Expectation, Mutation,
+        Operation, Until, Value, Version,
     },
     time::{SysTime, ValidTime},
 };
@@ -357,16 +358,9 @@ pub(in crate::grpc) fn version(entity_type: &EntityType, version: Version) -> pb
         system,
         ended,
     } = version;
-    let names = entity_type
-        .attributes()
-        .iter()
-        .map(|attribute| &attribute.name);
     pb::Version {
         entity_id,
-        attributes: names
-            .zip(attributes)
-            .filter_map(|(name, value)| Some((name.clone(), value?.into())))
-            .collect(),
+        attributes: named_attributes(entity_type, attributes),
         valid_from: (valid.from != ValidTime::MIN).then(|| time::to_wire(valid.from)),
         valid_to: valid.to.map(time::to_wire),
         system_from: Some(time::to_wire(system.from)),
@@ -386,4 +380,57 @@ pub(in crate::grpc) fn answer(
         Answer::NotKnown => (pb::EntityOutcome::NotKnown, None),
         Answer::Erased => (pb::EntityOutcome::Erased, None),
     }
+}
+
+/// One change of a commit.
+pub(in crate::grpc) fn change(change: Change) -> pb::list_changes_response::Change {
+    let Change {
+        entity_type,
+        entity_id,
+        valid,
+        before,
+        after,
+    } = change;
+    pb::list_changes_response::Change {
+        entity_type: entity_type.name().to_owned(),
+        entity_id,
+        valid_from: (valid.from != ValidTime::MIN).then(|| time::to_wire(valid.from)),
+        valid_to: valid.to.map(time::to_wire),
+        before: Some(changed_state(&entity_type, before)),
+        after: Some(changed_state(&entity_type, after)),
+    }
+}
+
+fn changed_state(
+    entity_type: &EntityType,
+    state: ChangedState,
+) -> pb::list_changes_response::State {
+    let (outcome, attributes) = match state {
+        ChangedState::Value(attributes) => (
+            pb::EntityOutcome::Value,
+            named_attributes(entity_type, attributes),
+        ),
+        ChangedState::Ended => (pb::EntityOutcome::Ended, HashMap::new()),
+        ChangedState::NotKnown => (pb::EntityOutcome::NotKnown, HashMap::new()),
+        ChangedState::Erased => (pb::EntityOutcome::Erased, HashMap::new()),
+    };
+    pb::list_changes_response::State {
+        outcome: outcome.into(),
+        attributes,
+    }
+}
+
+/// Those of a row's attributes that are not null, by name.
+fn named_attributes(
+    entity_type: &EntityType,
+    attributes: Vec<Option<Value>>,
+) -> HashMap<String, pb::Value> {
+    let names = entity_type
+        .attributes()
+        .iter()
+        .map(|attribute| &attribute.name);
+    names
+        .zip(attributes)
+        .filter_map(|(name, value)| Some((name.clone(), value?.into())))
+        .collect()
 }
