@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::{FieldViolation, StatusExt};
 
 use super::{definitions, times, values};
-use crate::server;
+use crate::{error::Classify, server, store::copy};
 
 /// Exit code of a command that failed.
 const FAILURE: u8 = 1;
@@ -65,6 +65,17 @@ pub enum Error {
         /// Why.
         cause: io::Error,
     },
+    /// A file that cannot be written.
+    #[error("cannot write {}: {cause}", path.display())]
+    WriteFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// A backup, or a data folder that is looked at without a server.
+    #[error(transparent)]
+    Copy(#[from] copy::Error),
     /// No server answers.
     #[error("cannot reach {url}: {cause}")]
     Unreachable {
@@ -103,6 +114,8 @@ impl Error {
             Self::Line { .. }
             | Self::Batch { .. }
             | Self::File { .. }
+            | Self::WriteFile { .. }
+            | Self::Copy(_)
             | Self::Unreachable { .. }
             | Self::Rpc(_)
             | Self::Server(_)
@@ -121,6 +134,8 @@ impl Error {
             push_details(&mut text, status, |field| field.to_owned());
         } else if let Self::Batch { status, lines, .. } = self {
             push_details(&mut text, status, |field| name_line(field, lines));
+        } else if let Self::Copy(error) = self {
+            let _infallible = write!(text, " [{}]", error.reason());
         }
         if let Some(hint) = self.hint() {
             let _infallible = write!(text, "\nhint: {hint}");

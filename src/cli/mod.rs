@@ -7,6 +7,7 @@
 
 mod apply;
 mod backfill;
+mod backup;
 mod base64;
 mod client;
 mod definitions;
@@ -16,7 +17,9 @@ mod error;
 mod json;
 mod load;
 mod output;
+mod progress;
 mod quickstart;
+mod restore;
 mod serve;
 mod source;
 mod style;
@@ -102,6 +105,8 @@ enum Command {
     Backfill(Box<backfill::Command>),
     #[command(subcommand)]
     Table(table::Command),
+    Backup(backup::Args),
+    Restore(restore::Args),
 }
 
 /// How a command ended that did not fail.
@@ -142,6 +147,11 @@ impl Cli {
                 .await
                 .map(Outcome::from);
         }
+        if let Command::Restore(args) = &self.command {
+            return restore::run(args, self.output, clock)
+                .await
+                .map(Outcome::from);
+        }
         let client = Client::connect(&self.server).await?;
         Box::pin(run_client(&self.command, &client, self.output, &clock)).await
     }
@@ -169,7 +179,8 @@ async fn run_client(
             .map(Outcome::from),
         Command::Backfill(command) => backfill::run(command, client, format, clock).await,
         Command::Table(command) => table::run(command, client, format).await.map(Outcome::from),
-        Command::Serve(_) | Command::Quickstart(_) => Ok(Outcome::Done),
+        Command::Backup(args) => backup::run(args, client, format).await.map(Outcome::from),
+        Command::Serve(_) | Command::Quickstart(_) | Command::Restore(_) => Ok(Outcome::Done),
     }
 }
 
@@ -213,6 +224,8 @@ mod tests {
             "backfill create t --from 2013-01-01 --to 2013-02-01 --knowledge as-known-then --availability-delay 6h -w",
             "backfill list --state failed --state running",
             "table rows t --from 2013-01-01 --limit 3",
+            "backup --to f --basis 2026-01-01T00:00:00Z --force",
+            "restore --from f --data-dir d --store-cache 1GiB",
         ] {
             let parsed = Cli::try_parse_from(["hindcast"].into_iter().chain(line.split(' ')));
             assert!(parsed.is_ok(), "{line}: {parsed:?}");

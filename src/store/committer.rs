@@ -43,6 +43,20 @@ pub(super) enum Job {
     /// No later commit may have this system time or an earlier one.
     RaiseFloor(i64, Reply<()>),
     CreateType(EntityTypeSpec, Reply<(Arc<EntityType>, bool)>),
+    /// Where everything stands, between two commits.
+    Snapshot(Reply<Snapshot>),
+}
+
+/// Where the store stands between two commits: what a consistent copy starts from.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    /// Of the last commit; 0: there is none.
+    pub(super) last_sequence: u64,
+    /// Of the last commit.
+    pub(super) system_time: Option<i64>,
+    pub(super) floor: i64,
+    /// The stored declarations of all types, by name.
+    pub(super) types: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// What the committer publishes to readers.
@@ -143,6 +157,7 @@ impl Committer {
             Job::Write(batch, reply) => pending(reply, self.commit(batch)),
             Job::RaiseFloor(floor, reply) => pending(reply, self.raise_floor(floor)),
             Job::CreateType(spec, reply) => pending(reply, self.create_type(spec)),
+            Job::Snapshot(reply) => pending(reply, self.snapshot()),
         }
     }
 
@@ -220,6 +235,16 @@ impl Committer {
         self.types
             .insert(entity_type.name().to_owned(), Arc::clone(&entity_type));
         Ok((entity_type, true))
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, Error> {
+        let types = self.journal.types.large_prefix(&[]);
+        Ok(Snapshot {
+            last_sequence: self.journal.end.sequence,
+            system_time: self.journal.end.system_time,
+            floor: self.floor,
+            types: types.collect::<Result<_, _>>()?,
+        })
     }
 
     fn commit(&mut self, batch: Prepared) -> Result<Committed, Error> {

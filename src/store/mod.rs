@@ -8,6 +8,7 @@
 //! - `pages`, `marks`, `types`: what lies under which key; the page tree of a later issue replaces `pages` alone
 //! - `workspace`, `journal`, `recovery`, `committer`: a commit, in memory, on disk, after a crash, in its thread
 //! - `read`, [`columns`]: answers, one by one and as Arrow batches
+//! - [`copy`]: backups, restoring them, checking what is stored
 //!
 //! **Invariants**: `BT-1` at one basis the versions of an entity never overlap; `BT-2` an answer at a served basis never
 //! changes; `BT-3` system times strictly increase, an acknowledged write survives, a batch is all or nothing.
@@ -15,6 +16,7 @@
 mod codec;
 pub mod columns;
 mod committer;
+pub mod copy;
 mod error;
 mod journal;
 mod keys;
@@ -72,6 +74,7 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Inner {
+    database: Database,
     pages: Pages,
     clock: Arc<dyn Clock>,
     published: Arc<Published>,
@@ -134,6 +137,7 @@ impl Store {
             .map_err(Error::Thread)?;
         Ok(Self {
             inner: Arc::new(Inner {
+                database: database.clone(),
                 pages,
                 clock,
                 published,
@@ -256,6 +260,15 @@ impl Store {
         jobs.send(job(reply)).await.map_err(|_| Error::Closed)?;
         drop(jobs);
         answer.await.map_err(|_| Error::Closed)?
+    }
+
+    /// As [`Store::ask`], for callers that block.
+    fn ask_blocking<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let jobs = self.inner.jobs.lock().clone().ok_or(Error::Closed)?;
+        jobs.blocking_send(job(reply)).map_err(|_| Error::Closed)?;
+        drop(jobs);
+        answer.blocking_recv().map_err(|_| Error::Closed)?
     }
 
     /// Refuses a basis whose answers could still change.

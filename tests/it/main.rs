@@ -20,6 +20,7 @@ mod flights;
 mod flights_year;
 mod lake;
 mod quickstart;
+mod store_backup;
 mod store_columns;
 mod store_crash;
 mod store_grpc;
