@@ -43,6 +43,8 @@ pub(super) enum Job {
     /// No later commit may have this system time or an earlier one.
     RaiseFloor(i64, Reply<()>),
     CreateType(EntityTypeSpec, Reply<(Arc<EntityType>, bool)>),
+    /// The last offset of a bulk load.
+    IngestOffset(String, Reply<Option<u64>>),
     /// Where everything stands, between two commits.
     Snapshot(Reply<Snapshot>),
 }
@@ -157,6 +159,7 @@ impl Committer {
             Job::Write(batch, reply) => pending(reply, self.commit(batch)),
             Job::RaiseFloor(floor, reply) => pending(reply, self.raise_floor(floor)),
             Job::CreateType(spec, reply) => pending(reply, self.create_type(spec)),
+            Job::IngestOffset(stream, reply) => pending(reply, self.journal.ingest_offset(&stream)),
             Job::Snapshot(reply) => pending(reply, self.snapshot()),
         }
     }
@@ -264,6 +267,17 @@ impl Committer {
                 })
             };
         }
+        if let Some(ingest) = &batch.ingest
+            && self.journal.ingest_offset(&ingest.stream)? >= Some(ingest.offset)
+        {
+            return Ok(Committed {
+                system_time: SysTime::from_micros(
+                    self.journal.end.system_time.unwrap_or(self.floor),
+                ),
+                versions_written: 0,
+                replayed: true,
+            });
+        }
         let system_time = self.next_system_time();
         let pages = self.journal.pages.clone();
         let sequence = self.journal.end.sequence + 1;
@@ -284,6 +298,9 @@ impl Committer {
         };
         self.write_step(|this| {
             this.journal.append(&record, workspace)?;
+            if let Some(ingest) = &batch.ingest {
+                this.journal.set_ingest_offset(ingest)?;
+            }
             this.journal.prune_requests(system_time)
         })?;
         Ok(Committed {

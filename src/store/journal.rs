@@ -8,6 +8,7 @@ use super::{
     keys,
     log::{Hash, Record},
     marks::{self, Remembered},
+    model::IngestMark,
     pages::Pages,
     workspace::Workspace,
 };
@@ -38,6 +39,7 @@ pub(super) struct Journal {
     log: Keyspace,
     requests: Keyspace,
     request_times: Keyspace,
+    ingests: Keyspace,
     /// By type: the first commit that wrote to it.
     pub(super) first_known: BTreeMap<String, i64>,
     pub(super) end: LogEnd,
@@ -53,6 +55,7 @@ impl Journal {
             log: database.keyspace("log")?,
             requests: database.keyspace("requests")?,
             request_times: database.keyspace("request_times")?,
+            ingests: database.keyspace("ingests")?,
             first_known: marks::first_known(&meta)?.into_iter().collect(),
             meta,
             end: LogEnd {
@@ -127,6 +130,16 @@ impl Journal {
             system_time: Some(record.system_time),
         };
         Ok(())
+    }
+
+    /// The last offset of a bulk load.
+    pub(super) fn ingest_offset(&self, stream: &str) -> Result<Option<u64>, Error> {
+        marks::ingest_offset(&self.ingests, stream)
+    }
+
+    /// Notes the last offset of a bulk load.
+    pub(super) fn set_ingest_offset(&self, mark: &IngestMark) -> Result<(), Error> {
+        marks::set_ingest_offset(&self.ingests, &mark.stream, mark.offset)
     }
 
     /// The answer that a request id got, if it is remembered.

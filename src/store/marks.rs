@@ -87,6 +87,22 @@ pub(super) fn set_request(
     })
 }
 
+/// The last offset of a bulk load.
+pub(super) fn ingest_offset(ingests: &Keyspace, stream: &str) -> Result<Option<u64>, Error> {
+    get(ingests, stream.as_bytes(), "a bulk load's mark", |reader| {
+        reader.u64()
+    })
+}
+
+/// Notes the last offset of a bulk load.
+pub(super) fn set_ingest_offset(
+    ingests: &Keyspace,
+    stream: &str,
+    offset: u64,
+) -> Result<(), Error> {
+    set(ingests, stream.as_bytes(), |out| put_u64(offset, out))
+}
+
 fn set(keyspace: &Keyspace, key: &[u8], put_body: impl FnOnce(&mut Vec<u8>)) -> Result<(), Error> {
     let mut bytes = vec![FORMAT];
     put_body(&mut bytes);

@@ -215,6 +215,15 @@ impl Store {
         self.ask(|reply| Job::Write(prepared, reply)).await
     }
 
+    /// The last offset of a bulk load that is on disk; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]; storage faults.
+    pub async fn ingest_offset(&self, stream: &str) -> Result<Option<u64>> {
+        let stream = stream.to_owned();
+        self.ask(|reply| Job::IngestOffset(stream, reply)).await
+    }
+
     /// The system time of the last durable commit: the basis of a read that names none. A store that holds nothing yet
     /// answers the system time at which it was first opened.
     pub fn latest_basis(&self) -> SysTime {

@@ -8,7 +8,7 @@ use super::{
     codec::{put_bytes, put_i64},
     error::Error,
     log::{Hash, RequestMark},
-    model::{Batch, EntityType, Mutation, Operation, Until},
+    model::{Batch, EntityType, IngestMark, Mutation, Operation, Until},
     row,
 };
 use crate::{error::Violation, time::ValidTime};
@@ -30,6 +30,7 @@ const MAX_VIOLATIONS: usize = 20;
 pub(super) struct Prepared {
     pub(super) mutations: Vec<PreparedMutation>,
     pub(super) request: Option<RequestMark>,
+    pub(super) ingest: Option<IngestMark>,
 }
 
 #[derive(Debug)]
@@ -150,7 +151,11 @@ pub(super) fn prepare(
         id,
         digest: digest(&mutations),
     });
-    Ok(Prepared { mutations, request })
+    Ok(Prepared {
+        mutations,
+        request,
+        ingest: batch.ingest,
+    })
 }
 
 fn check_request_id(id: Option<&str>) -> Result<(), Error> {
