@@ -57,6 +57,16 @@ pub enum Error {
         /// Line of every mutation in the batch, in order.
         lines: Vec<usize>,
     },
+    /// A load that ended early.
+    #[error("{cause}")]
+    Load {
+        /// Why.
+        cause: Box<Error>,
+        /// The load's name.
+        stream: String,
+        /// The last line that is on disk; 0: none.
+        last_line: u64,
+    },
     /// A file that cannot be read.
     #[error("cannot read {}: {cause}", path.display())]
     File {
@@ -111,6 +121,7 @@ impl Error {
             Self::Usage(_) | Self::Time(_) | Self::Value(_) => BAD_USAGE,
             Self::Configuration(_) | Self::Definitions(_) => BAD_CONFIGURATION,
             Self::Output(cause) if cause.kind() == io::ErrorKind::BrokenPipe => 0,
+            Self::Load { cause, .. } => cause.exit_code(),
             Self::Line { .. }
             | Self::Batch { .. }
             | Self::File { .. }
@@ -128,6 +139,21 @@ impl Error {
     pub fn report(&self) -> Option<String> {
         if matches!(self, Self::Output(cause) if cause.kind() == io::ErrorKind::BrokenPipe) {
             return None;
+        }
+        if let Self::Load {
+            cause,
+            stream,
+            last_line,
+        } = self
+        {
+            let report = cause.report()?;
+            return Some(if *last_line == 0 {
+                report
+            } else {
+                format!(
+                    "{report}\nhint: the lines up to {last_line} are on disk; --resume {stream} goes on after them"
+                )
+            });
         }
         let mut text = format!("error: {self}");
         if let Self::Rpc(status) = self {
@@ -189,6 +215,8 @@ fn said_already(status: &Status, violation: &FieldViolation) -> bool {
 /// `mutations[3].put.valid_to` as `line 17: put.valid_to`.
 fn name_line(field: &str, lines: &[usize]) -> String {
     let Some((index, rest)) = field
+        .strip_prefix("batch.")
+        .unwrap_or(field)
         .strip_prefix("mutations[")
         .and_then(|tail| tail.split_once(']'))
     else {
@@ -273,6 +301,7 @@ mod tests {
             "line 7, put.valid_to"
         );
         assert_eq!(name_line("mutations[0]", &[4, 7]), "line 4");
+        assert_eq!(name_line("batch.mutations[0].put", &[4, 7]), "line 4, put");
         assert_eq!(name_line("mutations[9].put", &[4, 7]), "mutations[9].put");
         assert_eq!(name_line("request_id", &[4, 7]), "request_id");
     }

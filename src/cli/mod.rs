@@ -220,6 +220,7 @@ mod tests {
             "entity put aircraft N1 seats=5 --from 2013-01-01 --forever",
             "entity get aircraft N1 --at 2013-01-01 --basis 2026-01-01T00:00:00Z -o json",
             "entity load a.ndjson b.ndjson --server http://h:1",
+            "entity load --resume n --ignore release --ignore note a.ndjson.gz",
             "transform register t --sql x --prior --output-column a --output-table t --grain daily",
             "backfill create t --from 2013-01-01 --to 2013-02-01 --knowledge as-known-then --availability-delay 6h -w",
             "backfill list --state failed --state running",

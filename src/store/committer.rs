@@ -17,6 +17,7 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
+    chain::Link,
     error::Error,
     journal::Journal,
     log::{Change, Record},
@@ -40,6 +41,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 /// Something to be made durable.
 pub(super) enum Job {
     Write(Prepared, Reply<Committed>),
+    /// Unless a batch of the same chain has failed before.
+    WriteNext(Prepared, Link, Reply<Option<Committed>>),
     /// No later commit may have this system time or an earlier one.
     RaiseFloor(i64, Reply<()>),
     CreateType(EntityTypeSpec, Reply<(Arc<EntityType>, bool)>),
@@ -157,6 +160,7 @@ impl Committer {
     fn carry_out(&mut self, job: Job) -> Pending {
         match job {
             Job::Write(batch, reply) => pending(reply, self.commit(batch)),
+            Job::WriteNext(batch, link, reply) => pending(reply, link.next(|| self.commit(batch))),
             Job::RaiseFloor(floor, reply) => pending(reply, self.raise_floor(floor)),
             Job::CreateType(spec, reply) => pending(reply, self.create_type(spec)),
             Job::IngestOffset(stream, reply) => pending(reply, self.journal.ingest_offset(&stream)),

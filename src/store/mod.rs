@@ -13,6 +13,7 @@
 //! **Invariants**: `BT-1` at one basis the versions of an entity never overlap; `BT-2` an answer at a served basis never
 //! changes; `BT-3` system times strictly increase, an acknowledged write survives, a batch is all or nothing.
 
+mod chain;
 mod codec;
 pub mod columns;
 mod committer;
@@ -42,6 +43,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
+pub use chain::{Chain, Queued};
 pub use error::Error;
 pub use model::{
     Answer, Attribute, AttributeKind, Batch, Committed, Condition, Decimal, EntityType,

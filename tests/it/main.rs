@@ -24,6 +24,7 @@ mod store_backup;
 mod store_columns;
 mod store_crash;
 mod store_grpc;
+mod store_ingest;
 mod store_model;
 mod store_support;
 mod store_write;

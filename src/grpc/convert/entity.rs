@@ -10,8 +10,8 @@ use crate::{
     grpc::convert::{invalid::named, time, value::value},
     pb,
     store::{
-        Answer, Attribute, AttributeKind, Batch, Committed, EntityType, EntityTypeSpec, Mutation,
-        Operation, Until, Version,
+        Answer, Attribute, AttributeKind, Batch, Committed, EntityType, EntityTypeSpec, IngestMark,
+        Mutation, Operation, Until, Version,
     },
     time::{SysTime, ValidTime},
 };
@@ -150,6 +150,30 @@ pub(in crate::grpc) fn batch(request: pb::WriteRequest) -> Result<Batch, Violati
         request_id: (!request_id.is_empty()).then_some(request_id),
         import_time: time::from_wire("import_system_time", import_system_time)?,
         ingest: None,
+    })
+}
+
+/// A batch of a bulk load, with paths from the batch.
+///
+/// # Errors
+/// As [`batch`].
+pub(in crate::grpc) fn ingest_batch(
+    wire: pb::IngestBatch,
+    mark: IngestMark,
+) -> Result<Batch, Violation> {
+    let pb::IngestBatch {
+        offset: _,
+        mutations,
+        import_system_time,
+    } = wire;
+    let batch = batch(pb::WriteRequest {
+        mutations,
+        request_id: String::new(),
+        import_system_time,
+    })?;
+    Ok(Batch {
+        ingest: Some(mark),
+        ..batch
     })
 }
 

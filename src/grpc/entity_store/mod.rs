@@ -31,16 +31,23 @@ use crate::{
 const MAX_MESSAGE_BYTES: usize = 4 * MAX_BATCH_BYTES;
 /// A response message is closed at this size, whatever it may still hold: clients refuse more than 4 MiB by default.
 const RESPONSE_BYTES: usize = 1 << 20;
+/// The longest name of a bulk load.
+const MAX_STREAM_NAME_BYTES: usize = 128;
+
 /// The service.
 #[derive(Debug, Clone)]
 pub struct EntityStore {
     store: Store,
+    open_streams: ingest::OpenStreams,
 }
 
 impl EntityStore {
     /// The service over an open store.
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self {
+            store,
+            open_streams: ingest::OpenStreams::default(),
+        }
     }
 
     /// The service with its message limits, ready to be added to a server.
