@@ -22,6 +22,7 @@ mod quickstart;
 mod restore;
 mod serve;
 mod source;
+mod store;
 mod style;
 mod table;
 mod times;
@@ -107,6 +108,8 @@ enum Command {
     Table(table::Command),
     Backup(backup::Args),
     Restore(restore::Args),
+    #[command(subcommand)]
+    Store(store::Command),
 }
 
 /// How a command ended that did not fail.
@@ -152,6 +155,9 @@ impl Cli {
                 .await
                 .map(Outcome::from);
         }
+        if let Command::Store(command) = &self.command {
+            return store::run(command, self.output).await;
+        }
         let client = Client::connect(&self.server).await?;
         Box::pin(run_client(&self.command, &client, self.output, &clock)).await
     }
@@ -180,7 +186,9 @@ async fn run_client(
         Command::Backfill(command) => backfill::run(command, client, format, clock).await,
         Command::Table(command) => table::run(command, client, format).await.map(Outcome::from),
         Command::Backup(args) => backup::run(args, client, format).await.map(Outcome::from),
-        Command::Serve(_) | Command::Quickstart(_) | Command::Restore(_) => Ok(Outcome::Done),
+        Command::Serve(_) | Command::Quickstart(_) | Command::Restore(_) | Command::Store(_) => {
+            Ok(Outcome::Done)
+        }
     }
 }
 
@@ -226,6 +234,8 @@ mod tests {
             "backfill list --state failed --state running",
             "table rows t --from 2013-01-01 --limit 3",
             "backup --to f --basis 2026-01-01T00:00:00Z --force",
+            "store check --data-dir d --deep",
+            "store stats --data-dir d -o json",
             "restore --from f --data-dir d --store-cache 1GiB",
         ] {
             let parsed = Cli::try_parse_from(["hindcast"].into_iter().chain(line.split(' ')));

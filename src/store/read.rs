@@ -291,7 +291,11 @@ fn is_continued(before: &Rect, its_page: &Page, run: &Rect, page: &Page) -> bool
 }
 
 /// All versions of an entity as known at `basis`, with their rows, in canonical order.
-fn known_versions(pages: &Pages, key: &[u8], basis: i64) -> Result<Vec<(Rect, Option<Vec<u8>>)>> {
+pub(super) fn known_versions(
+    pages: &Pages,
+    key: &[u8],
+    basis: i64,
+) -> Result<Vec<(Rect, Option<Vec<u8>>)>> {
     let mut rects = Vec::new();
     let mut states: HashMap<Vec<u8>, u32> = HashMap::new();
     let mut absorb = |page: &Page, part: Span| {

@@ -116,6 +116,12 @@ impl Served {
         serde_json::from_slice(&output.stdout).expect("one JSON document")
     }
 
+    /// Tells the server to stop, and waits for it.
+    pub(crate) fn stop(&mut self) {
+        self.signal("TERM");
+        assert!(self.server.wait().expect("ends").success());
+    }
+
     fn signal(&self, name: &str) {
         let sent = Command::new("kill")
             .args([format!("-{name}"), self.server.id().to_string()])

@@ -21,6 +21,7 @@ mod flights_year;
 mod lake;
 mod quickstart;
 mod store_backup;
+mod store_check;
 mod store_columns;
 mod store_crash;
 mod store_grpc;

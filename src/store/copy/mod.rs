@@ -8,8 +8,10 @@
 //! - `keyspaces`: what of the data folder is copied, and what follows from what
 //! - `format`: the file
 //! - `backup`, `restore`, `rebuild`: writing it, reading it, pages from the log
+//! - `check`: what is wrong
 
 mod backup;
+mod check;
 mod error;
 mod format;
 mod keyspaces;
@@ -17,6 +19,9 @@ mod rebuild;
 mod restore;
 
 pub use backup::{BackupSummary, Chunk};
+pub use check::{
+    CheckProgress, CheckReport, KeyspaceStats, MAX_PROBLEMS, Problem, StoreStats, check, stats,
+};
 pub use error::Error;
 pub use restore::{RestoreProgress, RestoreSummary, restore};
 
