@@ -10,12 +10,12 @@ use crate::{
     kv::Database,
     store::{
         self, EntityType,
+        history::{Known, known_versions},
         journal::Journal,
         keys,
         pages::Pages,
-        read::known_versions,
         row,
-        timeline::{OPEN, Rect},
+        timeline::OPEN,
     },
 };
 
@@ -140,6 +140,6 @@ fn strays(_pages: &Pages) -> Result<Vec<String>> {
     Ok(Vec::new())
 }
 
-fn versions(pages: &Pages, key: &[u8]) -> store::Result<Vec<(Rect, Option<Vec<u8>>)>> {
+fn versions(pages: &Pages, key: &[u8]) -> store::Result<Vec<Known>> {
     known_versions(pages, key, LATEST)
 }
