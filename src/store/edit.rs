@@ -168,18 +168,32 @@ impl<'a, S: Source> Edit<'a, S> {
             }
         });
         if root.is_changed() {
-            if let Some(stored) = &self.stored
-                && !self.is_wiped
-                && stored.header.since != root.id().since
-            {
-                writes.push(Write::Archive(stored.header.since, stored.bytes().clone()));
-            }
+            writes.extend(self.archive(root.id().since));
             writes.push(Write::Head(root.encode(&self.key, self.erased_until)));
         }
         if self.is_wiped {
             writes.push(Write::Wipe(self.at));
         }
         writes
+    }
+}
+
+impl<S: Source> Edit<'_, S> {
+    /// The root on disk goes into the archive when another one, made at `until`, takes its place. So does the empty one of an
+    /// entity whose first commit fills more than a page: readers before it look there.
+    fn archive(&self, until: i64) -> Option<Write> {
+        let since = self
+            .stored
+            .as_ref()
+            .map_or(i64::MIN, |stored| stored.header.since);
+        if since == until || self.is_wiped {
+            return None;
+        }
+        let bytes = match &self.stored {
+            Some(stored) => stored.archived(&self.key, until),
+            None => page_codec::encode_nothing(&self.key, until),
+        };
+        Some(Write::Archive(since, bytes))
     }
 }
 

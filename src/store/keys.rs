@@ -76,6 +76,13 @@ pub(super) fn parse_entity_key(key: &[u8]) -> Option<(String, String)> {
     Some((entity_type, entity_id(key, prefix.len())?))
 }
 
+/// What a [`root_key`] has more than the entity's.
+pub(super) const ROOT_SUFFIX_BYTES: usize = 8;
+/// What a [`page_key`] has more than the entity's.
+pub(super) const PAGE_SUFFIX_BYTES: usize = 17;
+/// What a [`row_key`] has more than the entity's.
+pub(super) const ROW_SUFFIX_BYTES: usize = 16;
+
 /// The key of an earlier root that was made at `since`.
 pub(super) fn root_key(entity_key: &[u8], since: i64) -> Vec<u8> {
     [entity_key, &ordered(since)].concat()

@@ -22,6 +22,8 @@ pub mod copy;
 mod cut;
 mod edit;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod history;
 mod journal;
 mod keys;
@@ -41,6 +43,7 @@ mod tree;
 mod tree_tests;
 mod types;
 mod validate;
+mod verify;
 mod workspace;
 
 use std::{

@@ -209,7 +209,7 @@ pub(super) fn seen_at(
             let seen = root.find(point, basis);
             (seen.map_err(|malformed| pages::damaged(key, malformed))?, 1)
         } else {
-            let mut path = Path::start(source, key, root, basis)?;
+            let mut path = Path::start(source, key, root.clone(), basis)?;
             (path.find_whole(point)?, path.touched())
         };
         let Some((rect, row)) = seen else {
@@ -254,7 +254,14 @@ pub(super) fn each_visible_whole(
         to: points.end().saturating_add(1),
     };
     let runs = path::from_head(source, key, head, |head| {
-        let mut runs = visible_runs(source, key, head.clone(), span, basis)?;
+        // All of an ordinary entity is at hand.
+        if let Head::Root(root) = head
+            && root.header.level == 0
+            && root.header.since <= basis
+        {
+            return visible_runs(source, key, head, Span::ALL, basis);
+        }
+        let mut runs = visible_runs(source, key, head, span, basis)?;
         let last = runs.len().saturating_sub(1);
         for (index, run) in runs.iter_mut().enumerate() {
             if (index == 0 && run.rect.from == span.from)
@@ -276,12 +283,12 @@ pub(super) fn each_visible_whole(
 fn visible_runs(
     source: &impl Source,
     key: &[u8],
-    head: Head,
+    head: &Head,
     span: Span,
     basis: i64,
 ) -> Result<Vec<Found>> {
     let mut runs: Vec<(Rect, Option<Row>)> = Vec::new();
-    let Head::Root(root) = &head else {
+    let Head::Root(root) = head else {
         return Ok(Vec::new());
     };
     if head.is_erased_at(basis) {

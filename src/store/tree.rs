@@ -398,6 +398,7 @@ impl Inner {
                 level: level + 1,
                 span: Span::ALL,
                 since: at,
+                until: OPEN,
                 applied_sequence: 0,
                 erased_until: None,
             },

@@ -42,12 +42,17 @@ impl<'a> Workspace<'a> {
     /// Forgets all that was ever said about an entity; every answer at a basis before its next change is "erased".
     ///
     /// **Cost**: all its pages, when written.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for the operations that are merged next")
+    )]
     pub(super) fn erase(&mut self, entity_type: &str, entity_id: &str) -> Result<(), Error> {
         self.entity(entity_type, entity_id)?.erase();
         Ok(())
     }
 
     /// What is live over `span`, clipped to it, in order: contiguous points of one owner once, with its row (`None`: ended).
+    #[expect(dead_code, reason = "for the operations that are merged next")]
     pub(super) fn live(
         &mut self,
         entity_type: &str,

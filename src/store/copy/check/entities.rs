@@ -37,7 +37,7 @@ pub(super) fn walk(
         let key = key?;
         report.entities += 1;
         step(progress, "entities", report.entities);
-        let problems = verify(&journal.pages, &key)?;
+        let problems = journal.pages.verify_entity(&key)?;
         let is_sound = problems.is_empty();
         for problem in problems {
             report.add(ENTITIES, problem, DERIVE);
@@ -61,7 +61,7 @@ pub(super) fn walk(
             check_rows(&journal.pages, &key, entity_type, report)?;
         }
     }
-    for problem in strays(&journal.pages)? {
+    for problem in journal.pages.strays()? {
         report.add(ENTITIES, problem, DERIVE);
     }
     Ok(())
@@ -125,19 +125,6 @@ fn is_equal(stored: &Pages, derived: &Pages, key: &[u8]) -> Result<bool> {
 fn head_keys(database: &Database) -> Result<impl Iterator<Item = Result<Vec<u8>>>> {
     let heads = database.keyspace(HEADS)?;
     Ok(heads.prefix(&[]).map(|entry| Ok(entry?.0.to_vec())))
-}
-
-/// What is wrong with an entity's pages.
-fn verify(pages: &Pages, key: &[u8]) -> Result<Vec<String>> {
-    match versions(pages, key) {
-        Ok(_) => Ok(Vec::new()),
-        Err(error) => Ok(vec![describe(error)?]),
-    }
-}
-
-/// Parts of pages that no head leads to.
-fn strays(_pages: &Pages) -> Result<Vec<String>> {
-    Ok(Vec::new())
 }
 
 fn versions(pages: &Pages, key: &[u8]) -> store::Result<Vec<Known>> {
