@@ -27,6 +27,14 @@ test-doc:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 
+# 200 rounds of kill -9 under concurrent writers.
+crash-rounds rounds="200":
+    HINDCAST_CRASH_ROUNDS={{ rounds }} cargo test --locked --test it store_kill -- --nocapture
+
+# 200 simulated power cuts.
+power-cuts rounds="200":
+    HINDCAST_POWER_CUT_ROUNDS={{ rounds }} cargo test --locked --test it store_power_cut -- --nocapture
+
 # The story on real data.
 quickstart *args:
     cargo run --release --locked -- quickstart {{ args }}

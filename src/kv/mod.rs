@@ -5,12 +5,13 @@
 //!   later write and flush is refused. Nothing flushes in the background: what is not flushed is not durable.
 //! - **Small values**: sled puts values of 10 KB and more into files that it never syncs, so [`Keyspace::insert`] refuses
 //!   values over [`MAX_VALUE_BYTES`]; [`Keyspace::insert_large`] splits longer ones over several keys.
-//! - **Damage**: a panic while opening becomes [`Error::Damaged`].
+//! - **Damage**: a panic while opening becomes [`Error::Damaged`]. What an interrupted start leaves behind is no damage.
 //!
 //! All calls block; none may run on the async reactor.
 
 mod error;
 mod large;
+mod leftovers;
 #[cfg(target_os = "linux")]
 pub mod sync;
 
@@ -37,8 +38,6 @@ pub const MAX_VALUE_BYTES: usize = 4096;
 pub const LOCK_PATIENCE: Duration = Duration::from_millis(600);
 const LOCK_TRIES: u32 = 8;
 
-/// The engine's own keyspace: it is always there, and nothing of ours is in it.
-const ENGINE_KEYSPACE: &[u8] = b"__sled__default";
 /// The file that the engine locks.
 const LOCK_FILE: &str = "db";
 /// How long a database that was dropped may take to let go of its files.
@@ -72,6 +71,7 @@ impl Database {
         };
         std::fs::create_dir_all(folder).map_err(io_error)?;
         prove_durable_sync(folder).map_err(io_error)?;
+        leftovers::remove_unfinished_snapshots(folder).map_err(io_error)?;
         let db = open_patiently(folder, cache_bytes)?;
         sync_folder(folder).map_err(io_error)?;
         Ok(Self {
@@ -91,13 +91,11 @@ impl Database {
         })
     }
 
-    /// The names of all keyspaces that were ever made, ascending.
-    pub fn keyspaces(&self) -> Vec<String> {
-        let mut names: Vec<_> = self
-            .db
-            .tree_names()
-            .iter()
-            .filter(|name| *name != ENGINE_KEYSPACE)
+    /// The names of all keyspaces that were ever made here, in order.
+    pub fn keyspace_names(&self) -> Vec<String> {
+        let default = sled::Tree::name(&self.db);
+        let mut names: Vec<String> = (self.db.tree_names().iter())
+            .filter(|name| **name != default)
             .map(|name| String::from_utf8_lossy(name).into_owned())
             .collect();
         names.sort_unstable();

@@ -96,7 +96,7 @@ fn an_empty_store_is_clean() {
 fn a_flipped_byte_is_found_wherever_it_is() {
     let (_rig, database) = filled();
     let mut seen = Vec::new();
-    for name in database.keyspaces() {
+    for name in database.keyspace_names() {
         let all = entries(&database, &name);
         let keyspace = database.keyspace(&name).expect("keyspace");
         let place = match name.as_str() {

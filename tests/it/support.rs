@@ -303,6 +303,7 @@ pub(crate) fn failure(event: &pb::Event) -> Option<String> {
         pb::event::Change::PartitionChanged(_)
         | pb::event::Change::BackfillCreated(_)
         | pb::event::Change::BackfillStateChanged(_)
+        | pb::event::Change::BackfillConcurrencyChanged(_)
         | pb::event::Change::BackfillResumed(_) => None,
     }
 }

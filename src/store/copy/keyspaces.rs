@@ -73,7 +73,7 @@ pub(super) fn role(name: &str) -> Option<Role> {
 /// Refuses to copy a database with a keyspace that nobody has classified: it would be missing from the copy.
 pub(super) fn check_all_known(database: &Database) -> Result<()> {
     match database
-        .keyspaces()
+        .keyspace_names()
         .into_iter()
         .find(|name| role(name).is_none())
     {

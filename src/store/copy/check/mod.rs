@@ -118,7 +118,7 @@ pub fn check(
     progress: Progress<'_>,
 ) -> Result<CheckReport> {
     let mut report = CheckReport::default();
-    for name in database.keyspaces() {
+    for name in database.keyspace_names() {
         if keyspaces::role(&name).is_none() {
             report.add(&name, "this version knows no such keyspace", RESTORE);
         }

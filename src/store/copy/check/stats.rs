@@ -45,7 +45,7 @@ pub fn stats(database: &Database, progress: &mut dyn FnMut(CheckProgress)) -> Re
         ..Default::default()
     };
     let mut done = 0;
-    for name in database.keyspaces() {
+    for name in database.keyspace_names() {
         let mut keyspace = KeyspaceStats {
             name: name.clone(),
             ..Default::default()
