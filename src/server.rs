@@ -12,12 +12,15 @@ use crate::{
     backfill::{self, Executor, ExecutorConfig, Handle, WatchSettings},
     catalog::{self, Catalog},
     engine::{self, Embedded, EmbeddedConfig},
-    grpc::{backfill::BackfillApi, catalog::CatalogApi, entity_store::EntityStore},
+    grpc::{
+        admin::AdminApi, backfill::BackfillApi, catalog::CatalogApi, entity_store::EntityStore,
+    },
     ids::{IdSource, SystemIds},
     kv::{self, Database},
     lake::{self, Lake},
     pb::{
-        FILE_DESCRIPTOR_SET, backfill_service_server::BackfillServiceServer,
+        FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
+        backfill_service_server::BackfillServiceServer,
         catalog_service_server::CatalogServiceServer,
         entity_store_service_server::EntityStoreServiceServer,
     },
@@ -271,7 +274,10 @@ fn open_storage(
     config: &ServerConfig,
     clock: Arc<dyn Clock>,
 ) -> Result<(Database, Catalog, Store, Lake), Error> {
-    let database = Database::open(&config.data_dir.join("db"), config.store_cache_bytes)?;
+    let database = Database::open(
+        &config.data_dir.join(store::copy::DATABASE_FOLDER),
+        config.store_cache_bytes,
+    )?;
     let catalog = Catalog::open(&database)?;
     let store = Store::open(&database, Arc::clone(&clock))?;
     let warehouse = config
@@ -294,6 +300,9 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
     let backfill = BackfillServiceServer::new(BackfillApi {
         backfills: parts.backfills.clone(),
     });
+    let admin = AdminServiceServer::new(AdminApi {
+        store: parts.store.clone(),
+    });
     let (health, health_service) = tonic_health::server::health_reporter();
     health
         .set_serving::<EntityStoreServiceServer<EntityStore>>()
@@ -304,6 +313,7 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
     health
         .set_serving::<BackfillServiceServer<BackfillApi>>()
         .await;
+    health.set_serving::<AdminServiceServer<AdminApi>>().await;
     let reflection = |error: tonic_reflection::server::Error| Error::Broken(error.to_string());
     let reflection_v1 = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -318,6 +328,7 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
     Ok(Routes::new(entity_store)
         .add_service(catalog)
         .add_service(backfill)
+        .add_service(admin)
         .add_service(health_service)
         .add_service(reflection_v1)
         .add_service(reflection_v1alpha))

@@ -1,4 +1,4 @@
-//! The connection to a server, and the three services on it.
+//! The connection to a server, and the services on it.
 
 use std::{error::Error as _, time::Duration};
 
@@ -6,7 +6,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::error::Error;
 use crate::pb::{
-    backfill_service_client::BackfillServiceClient, catalog_service_client::CatalogServiceClient,
+    admin_service_client::AdminServiceClient, backfill_service_client::BackfillServiceClient,
+    catalog_service_client::CatalogServiceClient,
     entity_store_service_client::EntityStoreServiceClient,
 };
 
@@ -75,6 +76,11 @@ impl Client {
     /// Sources, transforms and tables.
     pub(crate) fn catalog(&self) -> CatalogServiceClient<Channel> {
         CatalogServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Care of the server.
+    pub(crate) fn admin(&self) -> AdminServiceClient<Channel> {
+        AdminServiceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Backfills.

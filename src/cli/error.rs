@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::{FieldViolation, StatusExt};
 
 use super::{definitions, times, values};
-use crate::server;
+use crate::{error::Classify, server, store::copy};
 
 /// Exit code of a command that failed.
 const FAILURE: u8 = 1;
@@ -57,6 +57,16 @@ pub enum Error {
         /// Line of every mutation in the batch, in order.
         lines: Vec<usize>,
     },
+    /// A load that ended early.
+    #[error("{cause}")]
+    Load {
+        /// Why.
+        cause: Box<Error>,
+        /// The load's name.
+        stream: String,
+        /// The last line that is on disk; 0: none.
+        last_line: u64,
+    },
     /// A file that cannot be read.
     #[error("cannot read {}: {cause}", path.display())]
     File {
@@ -65,6 +75,17 @@ pub enum Error {
         /// Why.
         cause: io::Error,
     },
+    /// A file that cannot be written.
+    #[error("cannot write {}: {cause}", path.display())]
+    WriteFile {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// A backup, or a data folder that is looked at without a server.
+    #[error(transparent)]
+    Copy(#[from] copy::Error),
     /// No server answers.
     #[error("cannot reach {url}: {cause}")]
     Unreachable {
@@ -100,9 +121,12 @@ impl Error {
             Self::Usage(_) | Self::Time(_) | Self::Value(_) => BAD_USAGE,
             Self::Configuration(_) | Self::Definitions(_) => BAD_CONFIGURATION,
             Self::Output(cause) if cause.kind() == io::ErrorKind::BrokenPipe => 0,
+            Self::Load { cause, .. } => cause.exit_code(),
             Self::Line { .. }
             | Self::Batch { .. }
             | Self::File { .. }
+            | Self::WriteFile { .. }
+            | Self::Copy(_)
             | Self::Unreachable { .. }
             | Self::Rpc(_)
             | Self::Server(_)
@@ -116,11 +140,28 @@ impl Error {
         if matches!(self, Self::Output(cause) if cause.kind() == io::ErrorKind::BrokenPipe) {
             return None;
         }
+        if let Self::Load {
+            cause,
+            stream,
+            last_line,
+        } = self
+        {
+            let report = cause.report()?;
+            return Some(if *last_line == 0 {
+                report
+            } else {
+                format!(
+                    "{report}\nhint: the lines up to {last_line} are on disk; --resume {stream} goes on after them"
+                )
+            });
+        }
         let mut text = format!("error: {self}");
         if let Self::Rpc(status) = self {
             push_details(&mut text, status, |field| field.to_owned());
         } else if let Self::Batch { status, lines, .. } = self {
             push_details(&mut text, status, |field| name_line(field, lines));
+        } else if let Self::Copy(error) = self {
+            let _infallible = write!(text, " [{}]", error.reason());
         }
         if let Some(hint) = self.hint() {
             let _infallible = write!(text, "\nhint: {hint}");
@@ -174,6 +215,8 @@ fn said_already(status: &Status, violation: &FieldViolation) -> bool {
 /// `mutations[3].put.valid_to` as `line 17: put.valid_to`.
 fn name_line(field: &str, lines: &[usize]) -> String {
     let Some((index, rest)) = field
+        .strip_prefix("batch.")
+        .unwrap_or(field)
         .strip_prefix("mutations[")
         .and_then(|tail| tail.split_once(']'))
     else {
@@ -258,6 +301,7 @@ mod tests {
             "line 7, put.valid_to"
         );
         assert_eq!(name_line("mutations[0]", &[4, 7]), "line 4");
+        assert_eq!(name_line("batch.mutations[0].put", &[4, 7]), "line 4, put");
         assert_eq!(name_line("mutations[9].put", &[4, 7]), "mutations[9].put");
         assert_eq!(name_line("request_id", &[4, 7]), "request_id");
     }

@@ -7,6 +7,7 @@
 
 mod apply;
 mod backfill;
+mod backup;
 mod base64;
 mod client;
 mod definitions;
@@ -16,9 +17,12 @@ mod error;
 mod json;
 mod load;
 mod output;
+mod progress;
 mod quickstart;
+mod restore;
 mod serve;
 mod source;
+mod store;
 mod style;
 mod table;
 mod times;
@@ -102,6 +106,10 @@ enum Command {
     Backfill(Box<backfill::Command>),
     #[command(subcommand)]
     Table(table::Command),
+    Backup(backup::Args),
+    Restore(restore::Args),
+    #[command(subcommand)]
+    Store(store::Command),
 }
 
 /// How a command ended that did not fail.
@@ -142,6 +150,14 @@ impl Cli {
                 .await
                 .map(Outcome::from);
         }
+        if let Command::Restore(args) = &self.command {
+            return restore::run(args, self.output, clock)
+                .await
+                .map(Outcome::from);
+        }
+        if let Command::Store(command) = &self.command {
+            return store::run(command, self.output).await;
+        }
         let client = Client::connect(&self.server).await?;
         Box::pin(run_client(&self.command, &client, self.output, &clock)).await
     }
@@ -169,7 +185,10 @@ async fn run_client(
             .map(Outcome::from),
         Command::Backfill(command) => backfill::run(command, client, format, clock).await,
         Command::Table(command) => table::run(command, client, format).await.map(Outcome::from),
-        Command::Serve(_) | Command::Quickstart(_) => Ok(Outcome::Done),
+        Command::Backup(args) => backup::run(args, client, format).await.map(Outcome::from),
+        Command::Serve(_) | Command::Quickstart(_) | Command::Restore(_) | Command::Store(_) => {
+            Ok(Outcome::Done)
+        }
     }
 }
 
@@ -209,10 +228,15 @@ mod tests {
             "entity put aircraft N1 seats=5 --from 2013-01-01 --forever",
             "entity get aircraft N1 --at 2013-01-01 --basis 2026-01-01T00:00:00Z -o json",
             "entity load a.ndjson b.ndjson --server http://h:1",
+            "entity load --resume n --ignore release --ignore note a.ndjson.gz",
             "transform register t --sql x --prior --output-column a --output-table t --grain daily",
             "backfill create t --from 2013-01-01 --to 2013-02-01 --knowledge as-known-then --availability-delay 6h -w",
             "backfill list --state failed --state running",
             "table rows t --from 2013-01-01 --limit 3",
+            "backup --to f --basis 2026-01-01T00:00:00Z --force",
+            "store check --data-dir d --deep",
+            "store stats --data-dir d -o json",
+            "restore --from f --data-dir d --store-cache 1GiB",
         ] {
             let parsed = Cli::try_parse_from(["hindcast"].into_iter().chain(line.split(' ')));
             assert!(parsed.is_ok(), "{line}: {parsed:?}");

@@ -226,6 +226,11 @@ pub(crate) fn count(number: u64) -> String {
     indicatif::HumanCount(number).to_string()
 }
 
+/// Bytes as lowercase hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// `1 partition`, `2 partitions`, `3 entities`.
 pub(crate) fn counted(number: u64, singular: &str) -> String {
     match (number, singular.strip_suffix('y')) {

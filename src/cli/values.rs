@@ -88,15 +88,25 @@ pub(crate) fn from_json_object(
     entity_type: &pb::EntityType,
     object: &serde_json::Map<String, Json>,
 ) -> Result<HashMap<String, pb::Value>, Error> {
+    let mut attributes = from_json_object_with_nulls(entity_type, object)?;
+    attributes.retain(|_, value| value.kind.is_some());
+    Ok(attributes)
+}
+
+/// The attributes of a `patch`, from a JSON object. `null` sets null.
+pub(crate) fn from_json_object_with_nulls(
+    entity_type: &pb::EntityType,
+    object: &serde_json::Map<String, Json>,
+) -> Result<HashMap<String, pb::Value>, Error> {
     let mut attributes = HashMap::with_capacity(object.len());
     for (name, json) in object {
         let kind = kind_of(entity_type, name)?;
-        if json.is_null() {
-            continue;
-        }
-        let value =
-            from_json(kind, json).ok_or_else(|| wrong_kind(name, kind, json.to_string()))?;
-        attributes.insert(name.clone(), pb::Value { kind: Some(value) });
+        let value = if json.is_null() {
+            None
+        } else {
+            Some(from_json(kind, json).ok_or_else(|| wrong_kind(name, kind, json.to_string()))?)
+        };
+        attributes.insert(name.clone(), pb::Value { kind: value });
     }
     Ok(attributes)
 }

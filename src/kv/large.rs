@@ -84,6 +84,14 @@ impl Keyspace {
         })
     }
 
+    /// The keys of the large values, ascending: also of those that cannot be read.
+    pub fn large_keys(&self) -> impl Iterator<Item = Result<Vec<u8>>> + Send + use<> {
+        self.prefix(&[]).filter_map(|part| match part {
+            Ok((part_key, _)) => key_of_first_part(&part_key).map(Ok),
+            Err(error) => Some(Err(error)),
+        })
+    }
+
     fn remove_parts(&self, key: &[u8], from_part: u32) -> Result<()> {
         let parts: Vec<_> = self
             .range(&part_key(key, from_part), &part_key(key, u32::MAX))

@@ -38,6 +38,11 @@ pub const MAX_VALUE_BYTES: usize = 4096;
 pub const LOCK_PATIENCE: Duration = Duration::from_millis(600);
 const LOCK_TRIES: u32 = 8;
 
+/// The file that the engine locks.
+const LOCK_FILE: &str = "db";
+/// How long a database that was dropped may take to let go of its files.
+const RELEASE_TRIES: u32 = 1_000;
+
 /// A result of this module.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -206,6 +211,27 @@ impl Keyspace {
     }
 }
 
+/// Waits until the engine's threads have let go of the files of a database that was dropped, so that its folder can be
+/// moved. Blocks.
+///
+/// # Errors
+/// [`Error::Locked`] when someone still holds it after some seconds; the lock file cannot be read.
+pub fn wait_until_released(folder: &Path) -> Result<()> {
+    let lock = File::open(folder.join(LOCK_FILE)).map_err(|source| Error::Open {
+        folder: folder.to_owned(),
+        source,
+    })?;
+    for _ in 0..RELEASE_TRIES {
+        if lock.try_lock().is_ok() {
+            return Ok(());
+        }
+        std::thread::sleep(LOCK_PATIENCE / 100);
+    }
+    Err(Error::Locked {
+        folder: folder.to_owned(),
+    })
+}
+
 fn check_poison(poison: &OnceLock<String>) -> Result<()> {
     match poison.get() {
         None => Ok(()),
@@ -296,8 +322,11 @@ fn open_probe(path: &Path) -> std::io::Result<File> {
         .open(path)
 }
 
-/// Makes the folder's entries durable: its files' names, not their contents.
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
+/// Puts the folder's files, its own entry and theirs on disk. Blocks.
+///
+/// # Errors
+/// The operating system's.
+pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_file() {

@@ -17,6 +17,7 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    chain::Link,
     entity_type::{EntityType, EntityTypeSpec, EntityTypeState, EntityTypeUpdate},
     error::Error,
     journal::Journal,
@@ -42,6 +43,8 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 /// Something to be made durable.
 pub(super) enum Job {
     Write(Prepared, Reply<Committed>),
+    /// Unless a batch of the same chain has failed before.
+    WriteNext(Prepared, Link, Reply<Option<Committed>>),
     /// No later commit may have this system time or an earlier one.
     RaiseFloor(i64, Reply<()>),
     CreateType(EntityTypeSpec, Reply<(Arc<EntityType>, bool)>),
@@ -49,6 +52,20 @@ pub(super) enum Job {
     FinishImport(String, Reply<Arc<EntityType>>),
     /// The last offset of a bulk load.
     IngestOffset(String, Reply<Option<u64>>),
+    /// Where everything stands, between two commits.
+    Snapshot(Reply<Snapshot>),
+}
+
+/// Where the store stands between two commits: what a consistent copy starts from.
+#[derive(Debug)]
+pub(super) struct Snapshot {
+    /// Of the last commit; 0: there is none.
+    pub(super) last_sequence: u64,
+    /// Of the last commit.
+    pub(super) system_time: Option<i64>,
+    pub(super) floor: i64,
+    /// The stored declarations of all types, by name.
+    pub(super) types: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// What the committer publishes to readers.
@@ -170,11 +187,13 @@ impl Committer {
     fn carry_out(&mut self, job: Job) -> Pending {
         match job {
             Job::Write(batch, reply) => pending(reply, self.commit(batch)),
+            Job::WriteNext(batch, link, reply) => pending(reply, link.next(|| self.commit(batch))),
             Job::RaiseFloor(floor, reply) => pending(reply, self.raise_floor(floor)),
             Job::CreateType(spec, reply) => pending(reply, self.create_type(spec)),
             Job::UpdateType(name, update, reply) => pending(reply, self.update_type(&name, update)),
             Job::FinishImport(name, reply) => pending(reply, self.finish_import(&name)),
             Job::IngestOffset(stream, reply) => pending(reply, self.ingest_offset(&stream)),
+            Job::Snapshot(reply) => pending(reply, self.snapshot()),
         }
     }
 
@@ -303,6 +322,16 @@ impl Committer {
         self.check_poison()?;
         let progress = self.journal.ingest(stream)?;
         Ok(progress.map(|progress| progress.offset))
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, Error> {
+        let types = self.journal.types.large_prefix(&[]);
+        Ok(Snapshot {
+            last_sequence: self.journal.end.sequence,
+            system_time: self.journal.end.system_time,
+            floor: self.floor,
+            types: types.collect::<Result<_, _>>()?,
+        })
     }
 
     fn commit(&mut self, batch: Prepared) -> Result<Committed, Error> {

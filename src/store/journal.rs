@@ -74,6 +74,17 @@ impl Journal {
         })
     }
 
+    /// The bytes of a record as they are stored; `None` past the log's end.
+    pub(super) fn record_bytes(&self, sequence: u64) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.log.get_large(&keys::sequence_key(sequence))?)
+    }
+
+    /// Puts the bytes of a record back as they were, and nothing that follows from it.
+    pub(super) fn put_record_bytes(&self, sequence: u64, bytes: &[u8]) -> Result<(), Error> {
+        let key = keys::sequence_key(sequence);
+        Ok(self.log.insert_large(&key, bytes)?)
+    }
+
     /// The record of a commit with its hash; `None` past the log's end.
     pub(super) fn record(&self, sequence: u64) -> Result<Option<(Record, Hash)>, Error> {
         let what = || format!("log record {sequence}");

@@ -70,6 +70,14 @@ pub(super) fn entity_id(key: &[u8], prefix_bytes: usize) -> Option<String> {
     String::from_utf8(id).ok()
 }
 
+/// The type and id of the entity with this key; `None` if it is no such key.
+pub(super) fn parse_entity_key(key: &[u8]) -> Option<(String, String)> {
+    let type_bytes = key.windows(2).position(|pair| pair == TERMINATOR)?;
+    let (prefix, _) = key.split_at_checked(type_bytes + TERMINATOR.len())?;
+    let entity_type = entity_id(prefix, 0)?;
+    Some((entity_type, entity_id(key, prefix.len())?))
+}
+
 /// What a [`root_key`] has more than the entity's.
 pub(super) const ROOT_SUFFIX_BYTES: usize = 8;
 /// What a [`page_key`] has more than the entity's.
@@ -174,6 +182,8 @@ mod tests {
             prop_assert_eq!(key_a.cmp(&key_b), a.as_bytes().cmp(b.as_bytes()));
             prop_assert!(a == b || !key_b.starts_with(&key_a));
             prop_assert_eq!(entity_id(&key_a, type_prefix("t").len()), Some(a.clone()));
+            prop_assert_eq!(parse_entity_key(&key_a), Some(("t".to_owned(), a.clone())));
+            prop_assert_eq!(parse_entity_key(&entity_key(&b, &a)), Some((b.clone(), a.clone())));
             let (start, end) = type_range("t", Some(&a));
             prop_assert_eq!((start..end).contains(&key_b), b.as_bytes() > a.as_bytes());
         }

@@ -11,15 +11,18 @@
 //! - `resolve`, `workspace`, `journal`, `recovery`, `committer`: a commit, in words, in memory, on disk, after a crash, in its
 //!   thread
 //! - `path`, `history`, `read`, [`columns`]: answers, one by one and as Arrow batches
+//! - [`copy`]: backups, restoring them, checking what is stored
 //!
 //! **Invariants**: `BT-1` at one basis the versions of an entity never overlap; `BT-2` an answer at a served basis never
 //! changes; `BT-3` system times strictly increase, an acknowledged write survives, a batch is all or nothing.
 
+mod chain;
 mod changes;
 mod codec;
 mod column_builder;
 pub mod columns;
 mod committer;
+pub mod copy;
 mod cut;
 mod edit;
 mod entity_type;
@@ -62,6 +65,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+pub use chain::{Chain, Queued};
 pub use changes::{Change, ChangePosition, ChangedState, Changes, Step, WithinCommit};
 pub use error::Error;
 pub use lookup::{Outcome, States};
@@ -103,6 +107,7 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Inner {
+    database: Database,
     pages: Pages,
     records: Records,
     clock: Arc<dyn Clock>,
@@ -169,6 +174,7 @@ impl Store {
             .map_err(Error::Thread)?;
         Ok(Self {
             inner: Arc::new(Inner {
+                database: database.clone(),
                 pages,
                 records,
                 clock,
@@ -377,6 +383,15 @@ impl Store {
     fn check_readable(&self, entity_type: &EntityType, basis: SysTime) -> Result<i64> {
         self.check_imported(entity_type.name())?;
         self.check_basis(basis)
+    }
+
+    /// As [`Store::ask`], for callers that block.
+    fn ask_blocking<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        let jobs = self.inner.jobs.lock().clone().ok_or(Error::Closed)?;
+        jobs.blocking_send(job(reply)).map_err(|_| Error::Closed)?;
+        drop(jobs);
+        answer.blocking_recv().map_err(|_| Error::Closed)?
     }
 
     /// Refuses a basis whose answers could still change.

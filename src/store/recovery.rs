@@ -49,7 +49,8 @@ pub(super) fn recover(journal: &mut Journal) -> Result<u64, Error> {
     Ok(replayed)
 }
 
-fn check_chain(end: &LogEnd, record: &Record) -> Result<(), Error> {
+/// Checks that a record comes right after `end`.
+pub(super) fn check_chain(end: &LogEnd, record: &Record) -> Result<(), Error> {
     let follows = record.previous == end.hash
         && end
             .system_time
@@ -64,7 +65,8 @@ fn check_chain(end: &LogEnd, record: &Record) -> Result<(), Error> {
     }
 }
 
-fn replay(journal: &mut Journal, record: &Record, hash: Hash) -> Result<(), Error> {
+/// Writes the pages and marks that follow from a record, as far as they are not there. The record itself is there already.
+pub(super) fn replay(journal: &mut Journal, record: &Record, hash: Hash) -> Result<(), Error> {
     let pages = journal.pages.clone();
     let mut workspace = Workspace::new(&pages, record.sequence, record.at());
     for entry in &record.entries {

@@ -43,8 +43,8 @@ const EVENTS: &str =
 const THREE_DAYS: &str = "--from 2024-05-01 --to 2024-05-04 --knowledge as-known-now";
 
 /// `hindcast serve` on a free port, with definitions and data beside its data folder.
-struct Served {
-    folder: TempDir,
+pub(crate) struct Served {
+    pub(crate) folder: TempDir,
     server: Child,
     /// Kept open, as a terminal would.
     _stdout: BufReader<ChildStdout>,
@@ -52,13 +52,19 @@ struct Served {
 }
 
 impl Served {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().expect("temporary folder");
+        let data_dir = folder.path().join("data");
+        Self::start_on(folder, &data_dir)
+    }
+
+    /// On a data folder that may be there already; `folder` is removed in the end.
+    pub(crate) fn start_on(folder: TempDir, data_dir: &Path) -> Self {
         std::fs::write(folder.path().join("hindcast.toml"), DEFINITIONS).expect("written");
         std::fs::write(folder.path().join("events.csv"), EVENTS).expect("written");
         let mut server = hindcast()
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(folder.path().join("data"))
+            .arg(data_dir)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -81,17 +87,17 @@ impl Served {
     }
 
     /// With the definitions applied.
-    fn defined() -> Self {
+    pub(crate) fn defined() -> Self {
         let served = Self::start();
         assert_eq!(code(&served.apply()), 0);
         served
     }
 
-    fn data_dir(&self) -> std::path::PathBuf {
+    pub(crate) fn data_dir(&self) -> std::path::PathBuf {
         self.folder.path().join("data")
     }
 
-    fn run(&self, line: &str) -> Output {
+    pub(crate) fn run(&self, line: &str) -> Output {
         hindcast()
             .args(["--server", &self.url])
             .args(line.split(' '))
@@ -104,10 +110,16 @@ impl Served {
         self.run(&format!("apply -f {}", file.display()))
     }
 
-    fn json(&self, line: &str) -> Value {
+    pub(crate) fn json(&self, line: &str) -> Value {
         let output = self.run(&format!("{line} -o json"));
         assert_eq!(code(&output), 0, "{line}: {}", stderr(&output));
         serde_json::from_slice(&output.stdout).expect("one JSON document")
+    }
+
+    /// Tells the server to stop, and waits for it.
+    pub(crate) fn stop(&mut self) {
+        self.signal("TERM");
+        assert!(self.server.wait().expect("ends").success());
     }
 
     fn signal(&self, name: &str) {
@@ -128,7 +140,7 @@ impl Drop for Served {
 }
 
 /// The binary, deaf to the settings of whoever runs the tests.
-fn hindcast() -> Command {
+pub(crate) fn hindcast() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hindcast"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("HINDCAST_")) {
         command.env_remove(name);
@@ -137,15 +149,15 @@ fn hindcast() -> Command {
     command
 }
 
-fn code(output: &Output) -> i32 {
+pub(crate) fn code(output: &Output) -> i32 {
     output.status.code().expect("no signal")
 }
 
-fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("UTF-8")
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).expect("UTF-8")
 }
 

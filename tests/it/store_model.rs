@@ -573,6 +573,8 @@ proptest! {
             }
         }
         life.check();
+        let problems = |problem: &str| panic!("{problem}");
+        life.rig.store().check_pages(problems).expect("reads");
     }
 }
 

@@ -89,6 +89,11 @@ impl Service {
         drop(folder);
     }
 
+    /// Where it listens.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.server.local_addr())
+    }
+
     /// Declares an entity type.
     pub(crate) async fn create_type(
         &mut self,

@@ -84,17 +84,23 @@ const LOAD_HELP: &str = r#"Each line is one mutation:
   {"entity_type": "aircraft", "entity_id": "N14228", "attributes": {"seats": 149},
    "valid_from": "1999-01-01T00:00:00Z", "until": "forever"}
 
-  op           "put" (the default) or "end"
-  attributes   of a put; null is the same as leaving one out ("value" is another name for it)
+  op           "put" (the default), "patch", "end" or "erase"
+  attributes   of a put, where null is the same as leaving one out, or of a patch, where
+               null sets null ("value" is another name for it)
   valid_from   inclusive; without it: the time of the commit
   valid_to     exclusive; or "until": "forever" or "next_change" (the default)
+  system_time  of types that are being imported, and required for them: when this was
+               learned where it comes from; never earlier than in the line before
 
 Decimals may be strings, timestamps and dates are strings, bytes are base64.
-Lines are sent in batches, each of them all or nothing; loading the same file
-again writes nothing.
+Files that end in .gz are read as such. Lines are sent in batches, each of them all
+or nothing, and acknowledged when they are on disk. A load that was cut off says how
+to go on after the last line that is on disk; loading a whole file again writes
+nothing, unless its type is being imported: then it is refused.
 
-Example:
-  hindcast entity load examples/flights/entities/aircraft.ndjson"#;
+Examples:
+  hindcast entity load examples/flights/entities/aircraft.ndjson
+  hindcast entity load --resume nightly-07 readings.ndjson.gz"#;
 
 /// Arguments of `entity load`.
 #[derive(Debug, clap::Args)]
@@ -102,6 +108,12 @@ pub(crate) struct LoadArgs {
     /// NDJSON files, in this order; `-` is standard input
     #[arg(required = true)]
     files: Vec<PathBuf>,
+    /// Goes on with the load of this name after its last line that is on disk, or starts it; for one file
+    #[arg(long, value_name = "NAME")]
+    resume: Option<String>,
+    /// A field of the lines that says nothing; may be given more than once
+    #[arg(long, value_name = "FIELD")]
+    ignore: Vec<String>,
 }
 
 /// Runs the command.
@@ -123,8 +135,17 @@ fn utc(time: Option<&TimeArg>) -> Option<prost_types::Timestamp> {
 }
 
 async fn load_files(args: &LoadArgs, client: &Client, format: Format) -> Result<(), Error> {
+    if args.resume.is_some() && args.files.len() > 1 {
+        return Err(Error::Usage(
+            "--resume goes with one file: a load's name belongs to one".to_owned(),
+        ));
+    }
+    let options = load::Options {
+        resume: args.resume.clone(),
+        ignore: args.ignore.clone(),
+    };
     for path in &args.files {
-        let report = load::load(client, path).await?;
+        let report = load::load(client, path, &options).await?;
         match format {
             Format::Json => output::json_value_line(&report)?,
             Format::Table => output::line(format!("{}: {}", path.display(), report.describe()))?,

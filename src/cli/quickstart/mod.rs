@@ -132,7 +132,8 @@ async fn load_entities(story: &mut Story, client: &Client, examples: &Path) -> R
     let corrected_before = correction::is_in_place(client).await?;
     for file in ["aircraft.ndjson", "airport_weather.ndjson"] {
         let started = story.now();
-        let report = load::load(client, &examples.join("entities").join(file)).await?;
+        let path = examples.join("entities").join(file);
+        let report = load::load(client, &path, &load::Options::default()).await?;
         story.show(&format!(
             "{file}: {} ({})",
             report.describe(),

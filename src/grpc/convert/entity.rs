@@ -11,8 +11,8 @@ use crate::{
     pb,
     store::{
         Answer, Attribute, AttributeKind, Batch, Change, ChangedState, Committed, Condition,
-        EntityType, EntityTypeSpec, EntityTypeState, EntityTypeUpdate, Expectation, Mutation,
-        Operation, Until, Value, Version,
+        EntityType, EntityTypeSpec, EntityTypeState, EntityTypeUpdate, Expectation, IngestMark,
+        Mutation, Operation, Until, Value, Version,
     },
     time::{SysTime, ValidTime},
 };
@@ -205,6 +205,30 @@ pub(in crate::grpc) fn mutations(wire: Vec<pb::Mutation>) -> Result<Vec<Mutation
         .enumerate()
         .map(|(index, wire)| mutation(&format!("mutations[{index}]"), wire))
         .collect()
+}
+
+/// A batch of a bulk load, with paths from the batch.
+///
+/// # Errors
+/// As [`batch`].
+pub(in crate::grpc) fn ingest_batch(
+    wire: pb::IngestBatch,
+    mark: IngestMark,
+) -> Result<Batch, Violation> {
+    let pb::IngestBatch {
+        offset: _,
+        mutations,
+        import_system_time,
+    } = wire;
+    let batch = batch(pb::WriteRequest {
+        mutations,
+        request_id: String::new(),
+        import_system_time,
+    })?;
+    Ok(Batch {
+        ingest: Some(mark),
+        ..batch
+    })
 }
 
 fn mutation(path: &str, mutation: pb::Mutation) -> Result<Mutation, Violation> {

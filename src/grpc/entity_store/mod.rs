@@ -35,11 +35,15 @@ const MAX_MESSAGE_BYTES: usize = 4 * MAX_BATCH_BYTES;
 const RESPONSE_BYTES: usize = 1 << 20;
 /// The largest message that clients take by default.
 const CLIENT_BYTES: usize = 4 << 20;
+/// The longest name of a bulk load.
+const MAX_STREAM_NAME_BYTES: usize = 128;
+
 /// The service.
 #[derive(Debug, Clone)]
 pub struct EntityStore {
     store: Store,
     filters: Arc<FilterPlanner>,
+    open_streams: ingest::OpenStreams,
 }
 
 impl EntityStore {
@@ -48,6 +52,7 @@ impl EntityStore {
         Self {
             store,
             filters: Arc::default(),
+            open_streams: ingest::OpenStreams::default(),
         }
     }
 

@@ -1,0 +1,147 @@
+//! The commit log as it lies.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{CheckReport, Progress, RESTORE, Result, describe, step};
+use crate::{
+    kv::Keyspace,
+    store::{
+        copy::keyspaces::LOG,
+        journal::{Journal, LogEnd},
+        keys,
+        log::Record,
+        marks,
+        recovery::check_chain,
+    },
+};
+
+/// What the log is found to be.
+pub(super) struct Found {
+    /// Whether all of it can be replayed.
+    pub(super) is_sound: bool,
+    /// The keys of entities that commits past the checkpoint touch.
+    pub(super) unapplied: BTreeSet<Vec<u8>>,
+}
+
+/// Walks all records, whatever lies between them.
+pub(super) fn walk(
+    journal: &Journal,
+    report: &mut CheckReport,
+    progress: Progress<'_>,
+) -> Result<Found> {
+    let before = report.problem_count;
+    let checkpoint = match marks::checkpoint(&journal.meta) {
+        Ok(checkpoint) => checkpoint,
+        // Told with the marks.
+        Err(error) => describe(error).map(|_| 0)?,
+    };
+    let mut walk = Walk {
+        end: journal.end,
+        is_chained: true,
+        first_known: BTreeMap::new(),
+        report,
+    };
+    let mut unapplied = BTreeSet::new();
+    let log = journal.database.keyspace(LOG)?;
+    for key in log.large_keys() {
+        let key = key?;
+        let Some(record) = walk.record(&log, &key)? else {
+            continue;
+        };
+        if record.sequence > checkpoint {
+            walk.report.unapplied_commits += 1;
+            let touched = record.entries.iter().filter_map(|entry| entry.entity());
+            unapplied.extend(touched.map(|(entity_type, id)| keys::entity_key(entity_type, id)));
+        }
+        step(progress, "commits", record.sequence);
+    }
+    let end = walk.end.sequence;
+    if checkpoint > end {
+        let what = format!("records {} to {checkpoint} are missing at its end", end + 1);
+        walk.report.add(LOG, what, RESTORE);
+    }
+    walk.report.commits = end;
+    if checkpoint == end {
+        walk.compare_first_known(journal);
+    }
+    Ok(Found {
+        is_sound: report.problem_count == before,
+        unapplied,
+    })
+}
+
+struct Walk<'a> {
+    /// The last record that was there.
+    end: LogEnd,
+    /// Whether its hash and time are known.
+    is_chained: bool,
+    first_known: BTreeMap<String, i64>,
+    report: &'a mut CheckReport,
+}
+
+impl Walk<'_> {
+    fn record(&mut self, log: &Keyspace, key: &[u8]) -> Result<Option<Record>> {
+        let Ok(sequence) = key.try_into().map(u64::from_be_bytes) else {
+            let what = format!("key {} is no sequence", key.escape_ascii());
+            self.report.add(LOG, what, RESTORE);
+            return Ok(None);
+        };
+        let due = self.end.sequence + 1;
+        if sequence != due {
+            let what = format!(
+                "records {due} to {} are missing",
+                sequence.saturating_sub(1)
+            );
+            self.report.add(LOG, what, RESTORE);
+            self.is_chained = false;
+        }
+        self.end.sequence = sequence;
+        let (record, hash) = match read(log, key, sequence)? {
+            Ok(found) => found,
+            Err(problem) => {
+                self.report
+                    .add(LOG, format!("record {sequence}: {problem}"), RESTORE);
+                self.is_chained = false;
+                return Ok(None);
+            }
+        };
+        if self.is_chained && check_chain(&self.end, &record).is_err() {
+            let what = format!("record {sequence} does not follow the record before");
+            self.report.add(LOG, what, RESTORE);
+        }
+        self.is_chained = true;
+        self.end.hash = hash;
+        self.end.system_time = Some(record.system_time);
+        for (entity_type, _) in record.entries.iter().filter_map(|entry| entry.entity()) {
+            if !self.first_known.contains_key(entity_type) {
+                self.first_known.insert(entity_type.to_owned(), record.at());
+            }
+        }
+        Ok(Some(record))
+    }
+
+    fn compare_first_known(&mut self, journal: &Journal) {
+        if journal.first_known != self.first_known && self.report.is_clean() {
+            let what = "the first-known times are not those of the log";
+            self.report.add("meta", what, super::DERIVE);
+        }
+    }
+}
+
+/// The record, or what is wrong with it.
+fn read(
+    log: &Keyspace,
+    key: &[u8],
+    sequence: u64,
+) -> Result<std::result::Result<(Record, crate::store::log::Hash), String>> {
+    let bytes = match log.get_large(key) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Ok(Err("it is gone".to_owned())),
+        Err(error) => return describe(error).map(Err),
+    };
+    Ok(match Record::decode(&bytes) {
+        Ok((record, hash)) if record.sequence == sequence => Ok((record, hash)),
+        Ok(_) => Err("it is another record".to_owned()),
+        Err(malformed) => Err(malformed.0.to_owned()),
+    })
+}
