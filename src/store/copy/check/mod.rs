@@ -191,6 +191,14 @@ fn describe(error: impl Into<Error>) -> Result<String> {
         Error::Store(store::Error::Damaged { what, cause }) => Ok(format!("{what}: {cause}")),
         Error::Store(store::Error::Storage(kv::Error::Corrupt { key, cause }))
         | Error::Storage(kv::Error::Corrupt { key, cause }) => Ok(format!("{key}: {cause}")),
-        other => Err(other),
+        error @ (Error::Store(_)
+        | Error::Storage(_)
+        | Error::Cut(_)
+        | Error::UnknownKeyspace { .. }
+        | Error::NotABackup { .. }
+        | Error::DamagedBackup { .. }
+        | Error::Diverged { .. }
+        | Error::NotEmpty { .. }
+        | Error::File { .. }) => Err(error),
     }
 }
