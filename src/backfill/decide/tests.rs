@@ -528,6 +528,7 @@ impl World {
         }
         assert_eq!(folded.partitions, self.state.partitions);
         assert_eq!(folded.state, self.state.state);
+        assert_eq!(folded.concurrency, self.state.concurrency);
     }
 }
 
