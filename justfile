@@ -27,9 +27,25 @@ test-doc:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 
+# 200 rounds of kill -9 under concurrent writers.
+crash-rounds rounds="200":
+    HINDCAST_CRASH_ROUNDS={{ rounds }} cargo test --locked --test it store_kill -- --nocapture
+
+# 200 simulated power cuts.
+power-cuts rounds="200":
+    HINDCAST_POWER_CUT_ROUNDS={{ rounds }} cargo test --locked --test it store_power_cut -- --nocapture
+
 # The story on real data.
 quickstart *args:
     cargo run --release --locked -- quickstart {{ args }}
+
+# A million corrections of one entity, in seven patterns: few pages per read, and right answers.
+adversarial count="1000000":
+    HINDCAST_ADVERSARIAL={{ count }} cargo test --release --locked --test it store_adversarial -- --nocapture --test-threads 2
+
+# Fuzz the reading of stored pages and keys (needs cargo-fuzz; its sanitizers would need nightly).
+fuzz target="page" seconds="3600":
+    RUSTC_BOOTSTRAP=1 cargo fuzz run -s none {{ target }} -- -max_total_time={{ seconds }} -max_len=4096
 
 # Measure.
 bench *args:

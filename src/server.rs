@@ -3,8 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{service::Routes, transport::Server};
+use tonic::{
+    service::Routes,
+    transport::{Server, server::TcpIncoming},
+};
 
 use crate::{
     backfill::{self, Executor, ExecutorConfig, Handle, WatchSettings},
@@ -152,12 +154,13 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
     let parts = open(&config, Arc::clone(&clock)).await?;
     let (stop, stopped) = oneshot::channel();
     let routes = routes(&parts, &clock).await?;
+    // The server's own setting of this name does nothing for a listener that is given to it.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = tokio::spawn(
         Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .tcp_nodelay(true)
             .add_routes(routes)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), async {
+            .serve_with_incoming_shutdown(incoming, async {
                 // Dropped without a word: the server object is gone, and that is a stop too.
                 let _ = stopped.await;
             }),
@@ -196,6 +199,7 @@ impl RunningServer {
         } = self;
         tracing::info!(%address, "stopping");
         backfills.shutdown().await;
+        store.end_streams();
         // The task may have ended by itself.
         let _ = stop.send(());
         let outcome = tokio::select! {

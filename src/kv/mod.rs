@@ -5,12 +5,13 @@
 //!   later write and flush is refused. Nothing flushes in the background: what is not flushed is not durable.
 //! - **Small values**: sled puts values of 10 KB and more into files that it never syncs, so [`Keyspace::insert`] refuses
 //!   values over [`MAX_VALUE_BYTES`]; [`Keyspace::insert_large`] splits longer ones over several keys.
-//! - **Damage**: a panic while opening becomes [`Error::Damaged`].
+//! - **Damage**: a panic while opening becomes [`Error::Damaged`]. What an interrupted start leaves behind is no damage.
 //!
 //! All calls block; none may run on the async reactor.
 
 mod error;
 mod large;
+mod leftovers;
 #[cfg(target_os = "linux")]
 pub mod sync;
 
@@ -65,6 +66,7 @@ impl Database {
         };
         std::fs::create_dir_all(folder).map_err(io_error)?;
         prove_durable_sync(folder).map_err(io_error)?;
+        leftovers::remove_unfinished_snapshots(folder).map_err(io_error)?;
         let db = open_patiently(folder, cache_bytes)?;
         sync_folder(folder).map_err(io_error)?;
         Ok(Self {
@@ -82,6 +84,17 @@ impl Database {
             tree: self.db.open_tree(name)?,
             poison: Arc::clone(&self.poison),
         })
+    }
+
+    /// The names of all keyspaces that were ever made here, in order.
+    pub fn keyspace_names(&self) -> Vec<String> {
+        let default = sled::Tree::name(&self.db);
+        let mut names: Vec<String> = (self.db.tree_names().iter())
+            .filter(|name| **name != default)
+            .map(|name| String::from_utf8_lossy(name).into_owned())
+            .collect();
+        names.sort_unstable();
+        names
     }
 
     /// Puts everything inserted so far, by anyone, on disk.

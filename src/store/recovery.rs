@@ -4,13 +4,11 @@
 //! has a record's changes already is left alone, so it does not matter how far the writing had come. A record that is not
 //! whole was never acknowledged, and is not there.
 
-use std::collections::BTreeSet;
-
 use super::{
     error::Error,
     journal::{Journal, LogEnd},
     keys,
-    log::{Hash, Record},
+    log::{Entry, Hash, Record},
     marks,
     workspace::Workspace,
 };
@@ -68,17 +66,17 @@ fn check_chain(end: &LogEnd, record: &Record) -> Result<(), Error> {
 
 fn replay(journal: &mut Journal, record: &Record, hash: Hash) -> Result<(), Error> {
     let pages = journal.pages.clone();
-    let touched: BTreeSet<_> = record
-        .changes
-        .iter()
-        .map(|change| keys::entity_key(&change.entity_type, &change.entity_id))
-        .collect();
-    for key in &touched {
-        pages.mend(key)?;
-    }
-    let mut workspace = Workspace::new(&pages, record.sequence, record.system_time);
-    for change in &record.changes {
-        workspace.apply(change)?;
+    let mut workspace = Workspace::new(&pages, record.sequence, record.at());
+    for entry in &record.entries {
+        match entry {
+            Entry::Change(change) => {
+                workspace.apply(change)?;
+            }
+            Entry::Erase(erasure) => {
+                workspace.erase(&keys::entity_key(&erasure.entity_type, &erasure.entity_id))?;
+            }
+            Entry::Redacted(_) => {}
+        }
     }
     workspace.seal();
     workspace.write()?;
