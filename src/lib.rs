@@ -38,6 +38,7 @@ pub mod time;
     missing_docs,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
+    clippy::large_enum_variant,
     reason = "generated from the protos, which carry the documentation"
 )]
 pub mod pb {

@@ -3,7 +3,7 @@
 //! A table is written by the backfills of one transform alone, so their states say which partitions are published; a partition
 //! that was published empty counts too, though the table holds no file of it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     model::{PartitionState, Record},
@@ -18,7 +18,7 @@ const SAMPLES: usize = 512;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Outcome {
     /// The backfill.
-    pub(super) backfill: String,
+    pub(super) backfill: Arc<str>,
     /// Whether it published the partition; otherwise it failed.
     pub(super) published: bool,
     end_micros: i64,
@@ -35,17 +35,31 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Adds a backfill that writes the table. `revision` is the one that is planned. Later backfills come first.
-    pub(super) fn add(&mut self, record: &Record, state: &State, revision: u32) {
+    /// Adds what a backfill that writes the table made of its partitions. **Cost**: its partitions.
+    pub(super) fn add_outcomes(&mut self, record: &Record, state: &State) {
+        let backfill: Arc<str> = record.name.as_str().into();
         let runs = record.plan.partitions.iter().zip(&state.partitions);
         for (planned, run) in runs {
-            if let Some(outcome) = outcome(record, state, run) {
-                let latest = self.outcomes.get(&planned.partition.start);
-                if latest.is_none_or(|latest| latest.end_micros < outcome.end_micros) {
-                    self.outcomes.insert(planned.partition.start, outcome);
-                }
+            let Some(published) = outcome(run) else {
+                continue;
+            };
+            // One that never ran has no end of its own.
+            let end_micros = run.end_micros.or(state.end_micros);
+            let end_micros = end_micros.unwrap_or(record.create_time_micros);
+            let latest = self.outcomes.get(&planned.partition.start);
+            if latest.is_none_or(|latest| latest.end_micros < end_micros) {
+                let outcome = Outcome {
+                    backfill: Arc::clone(&backfill),
+                    published,
+                    end_micros,
+                };
+                self.outcomes.insert(planned.partition.start, outcome);
             }
         }
+    }
+
+    /// Adds how long a backfill that writes the table took. `revision` is the one that is planned. Later backfills come first.
+    pub(super) fn add_samples(&mut self, record: &Record, state: &State, revision: u32) {
         let samples = if record.plan.revision == revision {
             &mut self.samples
         } else {
@@ -101,26 +115,18 @@ pub struct Estimate {
     pub total: Duration,
 }
 
-fn outcome(record: &Record, state: &State, run: &PartitionRun) -> Option<Outcome> {
-    let published = match run.state {
-        PartitionState::Succeeded => true,
-        PartitionState::Failed | PartitionState::UpstreamFailed => false,
+/// Whether the partition was published; `None`: it came to no end that counts.
+fn outcome(run: &PartitionRun) -> Option<bool> {
+    match run.state {
+        PartitionState::Succeeded => Some(true),
+        PartitionState::Failed | PartitionState::UpstreamFailed => Some(false),
         PartitionState::Pending
         | PartitionState::Blocked
         | PartitionState::Running
         | PartitionState::WaitingRetry
         | PartitionState::Skipped
-        | PartitionState::Cancelled => return None,
-    };
-    Some(Outcome {
-        backfill: record.name.clone(),
-        published,
-        // One that never ran has no end of its own.
-        end_micros: run
-            .end_micros
-            .or(state.end_micros)
-            .unwrap_or(record.create_time_micros),
-    })
+        | PartitionState::Cancelled => None,
+    }
 }
 
 fn took_micros(run: &PartitionRun) -> Option<i64> {

@@ -222,3 +222,66 @@ fn decode<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
         None => Err(unreadable("it is empty".to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::backfill::model::{Change, PartitionChange, PartitionState, Reprocess};
+
+    /// A record as the first version wrote it.
+    fn first_record() -> Value {
+        json!({
+            "name": "bf-1",
+            "spec": {
+                "transform": "t", "revision": null, "from": 0, "to": 86_400_000_000i64, "knowledge": "AsKnownNow",
+                "max_active_partitions": 2, "max_attempts": null, "labels": {},
+            },
+            "plan": {
+                "transform": "t", "revision": 1, "output_table": "t", "grain": "daily", "zone": "UTC",
+                "knowledge": "AsKnownNow", "shape": "Independent", "max_active_partitions": 2,
+                "retry": {
+                    "max_attempts": 3, "initial_backoff": {"secs": 1, "nanos": 0},
+                    "max_backoff": {"secs": 60, "nanos": 0},
+                },
+                "partitions": [{
+                    "partition": {"start": 0, "end": 86_400_000_000i64, "label": "1970-01-01"}, "basis": 7,
+                    "skip_reason": null, "file_count": 0,
+                }],
+                "sources": [], "warnings": [],
+            },
+            "create_time_micros": 5,
+        })
+    }
+
+    #[test]
+    fn what_the_first_version_wrote_is_read() {
+        let record: Record = serde_json::from_value(first_record()).expect("a record");
+        assert_eq!(record.spec.reprocess, Reprocess::Completed);
+        assert_eq!(record.plan.retry.attempt_timeout, None);
+        assert!(record.parent.is_none() && !record.plan.stop_on_first_failure);
+
+        let state: State = serde_json::from_value(json!({
+            "state": "PartiallySucceeded",
+            "partitions": [{
+                "state": "Failed", "attempt": 3, "failure_count": 3, "start_micros": 1, "end_micros": 2, "rows_read": 0,
+                "rows_written": 0, "message": "no", "retry_at_micros": null, "snapshot_id": null,
+            }],
+            "last_sequence": 9, "start_micros": 1, "end_micros": 2, "rows_read": 0, "rows_written": 0,
+            "counts": {"Failed": 1}, "pending": [], "running": [],
+        }))
+        .expect("a state");
+        assert_eq!(state.max_active(&record.plan), 2, "it can be retried");
+
+        let event: Event = serde_json::from_value(json!({
+            "sequence": 3, "time_micros": 4,
+            "change": {"Partition": {
+                "index": 0, "state": "Running", "attempt": 1, "rows_read": 0, "rows_written": 0,
+            }},
+        }))
+        .expect("an event");
+        let plain = PartitionChange::plain(0, PartitionState::Running, 1);
+        assert_eq!(event.change, Change::Partition(plain));
+    }
+}

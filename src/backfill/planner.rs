@@ -7,7 +7,7 @@ use super::{
     blocking::blocking,
     executor::Backfills,
     history::{Estimate, History},
-    model::{BackfillSpec, FrozenSource, Knowledge, Plan},
+    model::{BackfillSpec, FrozenSource, Knowledge, Plan, Reprocess},
     plan::{self, EntityKnowledge, PlanInput},
 };
 use crate::{
@@ -47,7 +47,7 @@ impl Planner {
         };
         let latest_basis = self.store.pin(pinned).await?;
         let sources = self.list_sources(&transform).await?;
-        let history = self.history(&transform);
+        let history = self.history(&transform, spec.reprocess);
         let input = PlanInput {
             spec,
             transform: &transform,
@@ -70,11 +70,18 @@ impl Planner {
     }
 
     /// What earlier backfills made of the transform's table.
-    fn history(&self, transform: &Transform) -> History {
+    fn history(&self, transform: &Transform, reprocess: Reprocess) -> History {
+        // Elsewhere what became of single partitions is not asked.
+        let tells_outcomes = reprocess != Reprocess::Completed || transform.spec.prior.is_some();
         let mut history = History::default();
         for watched in self.backfills.read().values().rev() {
-            if watched.record.plan.output_table == transform.spec.output_table {
-                history.add(&watched.record, &watched.visible.read(), transform.revision);
+            if watched.record.plan.output_table != transform.spec.output_table {
+                continue;
+            }
+            let state = watched.visible.read();
+            history.add_samples(&watched.record, &state, transform.revision);
+            if tells_outcomes {
+                history.add_outcomes(&watched.record, &state);
             }
         }
         history

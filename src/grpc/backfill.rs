@@ -97,7 +97,8 @@ impl BackfillService for BackfillApi {
             root,
         } = request.into_inner();
         let limit = page_limit(page_size, DEFAULT_BACKFILLS, MAX_BACKFILLS)?;
-        let states = convert::states_from_wire("states", &states).map_err(refused)?;
+        let states =
+            convert::states_from_wire("states", &states).map_err(|error| to_status(&error))?;
         let after = (!page_token.is_empty()).then_some(page_token.as_str());
         // A token is the name of the last backfill told; none is ever removed.
         if after.is_some_and(|name| self.backfills.get(name).is_err()) {
@@ -134,7 +135,8 @@ impl BackfillService for BackfillApi {
             include_attempts,
         } = request.into_inner();
         let limit = page_limit(page_size, DEFAULT_PARTITIONS, MAX_PARTITIONS)?;
-        let states = convert::partition_states_from_wire("states", &states).map_err(refused)?;
+        let states = convert::partition_states_from_wire("states", &states)
+            .map_err(|error| to_status(&error))?;
         named("backfill", &backfill).map_err(refused)?;
         let mut page = self
             .backfills

@@ -128,6 +128,30 @@ async fn follow(clients: &mut Clients, name: &str, life: Duration, events: &mut 
     let _ = timeout(life, reading).await;
 }
 
+/// Pauses it or changes its concurrency, or does neither. It may have ended meanwhile.
+async fn control(clients: &mut Clients, name: &str, random: &mut Random, parallel: bool) {
+    let outcome = match random.below(3) {
+        0 => clients.pause(name).await,
+        1 if parallel => {
+            let count = 1 + random.below(6) as u32;
+            clients.set_concurrency(name, count).await
+        }
+        _ => return,
+    };
+    assert_ended_or_done(outcome);
+}
+
+/// A backfill that was paused when the server was killed is paused.
+async fn go_on(clients: &mut Clients, name: &str) {
+    assert_ended_or_done(clients.resume(name).await);
+}
+
+fn assert_ended_or_done(outcome: Result<pb::Backfill, tonic::Status>) {
+    if let Err(refused) = outcome {
+        assert!(refused.message().contains("it is succeeded"), "{refused}");
+    }
+}
+
 async fn survives(what: &str, sql: &str, prior: bool) {
     let mut random = Random::seeded(what);
     let folder = tempfile::tempdir().expect("a folder");
@@ -151,12 +175,14 @@ async fn survives(what: &str, sql: &str, prior: bool) {
     while kills < KILLS {
         let life = Duration::from_millis(random.below(LONGEST_LIFE_MS));
         follow(&mut clients, &name, life, &mut events).await;
+        control(&mut clients, &name, &mut random, !prior).await;
         if clients.get(&name).await.end_time.is_some() {
             break;
         }
         drop(process);
         kills += 1;
         (process, clients) = serve(folder.path()).await;
+        go_on(&mut clients, &name).await;
     }
     println!("{what}: {kills} kills");
     follow(&mut clients, &name, Duration::from_secs(60), &mut events).await;

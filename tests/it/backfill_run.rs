@@ -352,8 +352,8 @@ async fn ranges_that_make_no_partitions_are_refused() {
         ),
         (
             spec("local", "2014-01-02T05:00:00Z", "2014-01-03T05:00:00Z", now),
-            Code::FailedPrecondition,
-            "nothing would run: partition 2014-01-02: it is not over before",
+            Code::OutOfRange,
+            "nothing would run: from 2014-01-02T05:00:00Z lies in the future",
         ),
         (
             spec(

@@ -13,7 +13,7 @@ use tonic::Code;
 use crate::backfill_support::{Rig, SLOW, csv_source, days, january, micros, over_events, seconds};
 
 /// Daily folders, so that each partition opens a file of its own.
-async fn daily_files(rig: &mut Rig, count: u32) {
+pub(crate) async fn daily_files(rig: &mut Rig, count: u32) {
     for day in 1..=count {
         let text = format!("ts,v\n2013-01-{day:02}T12:00:00,{day}\n");
         rig.write(&format!("events/dt=2013-01-{day:02}/part.csv"), &text);

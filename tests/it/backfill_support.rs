@@ -310,6 +310,51 @@ impl Clients {
         Ok(response.into_inner().backfill.expect("a backfill"))
     }
 
+    pub(crate) async fn pause(&mut self, name: &str) -> Result<pb::Backfill, Status> {
+        let request = pb::PauseBackfillRequest {
+            name: name.to_owned(),
+        };
+        let response = self.backfills.pause_backfill(request).await?;
+        Ok(response.into_inner().backfill.expect("a backfill"))
+    }
+
+    pub(crate) async fn resume(&mut self, name: &str) -> Result<pb::Backfill, Status> {
+        let request = pb::ResumeBackfillRequest {
+            name: name.to_owned(),
+        };
+        let response = self.backfills.resume_backfill(request).await?;
+        Ok(response.into_inner().backfill.expect("a backfill"))
+    }
+
+    pub(crate) async fn set_concurrency(
+        &mut self,
+        name: &str,
+        count: u32,
+    ) -> Result<pb::Backfill, Status> {
+        let request = pb::SetBackfillConcurrencyRequest {
+            name: name.to_owned(),
+            max_active_partitions: count,
+        };
+        let response = self.backfills.set_backfill_concurrency(request).await?;
+        Ok(response.into_inner().backfill.expect("a backfill"))
+    }
+
+    pub(crate) async fn retry(&mut self, name: &str) -> Result<pb::Backfill, Status> {
+        let request = pb::RetryBackfillRequest {
+            name: name.to_owned(),
+        };
+        let response = self.backfills.retry_backfill(request).await?;
+        Ok(response.into_inner().backfill.expect("a backfill"))
+    }
+
+    pub(crate) async fn restate(
+        &mut self,
+        request: pb::RestateBackfillRequest,
+    ) -> Result<pb::RestateBackfillResponse, Status> {
+        let response = self.backfills.restate_backfill(request).await?;
+        Ok(response.into_inner())
+    }
+
     pub(crate) async fn partitions(&mut self, name: &str) -> Vec<pb::Partition> {
         let request = pb::ListPartitionsRequest {
             backfill: name.to_owned(),
@@ -400,25 +445,49 @@ pub(crate) struct Rig {
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) clients: Clients,
     pub(crate) server: Option<RunningServer>,
-    heartbeat_interval: Duration,
+    settings: Settings,
+}
+
+/// What a test may want otherwise of its server.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) server_active_partitions: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            heartbeat_interval: Duration::from_secs(15),
+            server_active_partitions: 16,
+        }
+    }
 }
 
 impl Rig {
     /// A new server whose clock stands at `now`.
     pub(crate) async fn at(now: &str) -> Self {
-        Self::with_heartbeat(now, Duration::from_secs(15)).await
+        Self::with(now, Settings::default()).await
     }
 
     pub(crate) async fn with_heartbeat(now: &str, heartbeat_interval: Duration) -> Self {
+        let settings = Settings {
+            heartbeat_interval,
+            ..Settings::default()
+        };
+        Self::with(now, settings).await
+    }
+
+    pub(crate) async fn with(now: &str, settings: Settings) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let clock = ManualClock::starting_at(micros(now));
-        let server = serve(folder.path(), &clock, heartbeat_interval).await;
+        let server = serve(folder.path(), &clock, settings).await;
         Self {
             clients: Clients::connect(server.local_addr()).await,
             folder,
             clock,
             server: Some(server),
-            heartbeat_interval,
+            settings,
         }
     }
 
@@ -428,7 +497,7 @@ impl Rig {
     }
 
     pub(crate) async fn start(&mut self) {
-        let server = serve(self.folder.path(), &self.clock, self.heartbeat_interval).await;
+        let server = serve(self.folder.path(), &self.clock, self.settings).await;
         self.clients = Clients::connect(server.local_addr()).await;
         self.server = Some(server);
     }
@@ -488,15 +557,12 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-async fn serve(
-    folder: &Path,
-    clock: &Arc<ManualClock>,
-    heartbeat_interval: Duration,
-) -> RunningServer {
+async fn serve(folder: &Path, clock: &Arc<ManualClock>, settings: Settings) -> RunningServer {
     let mut config = ServerConfig::new(folder.join("data"));
     config.listen = "127.0.0.1:0".parse().expect("an address");
     config.store_cache_bytes = 16 << 20;
-    config.watch.heartbeat_interval = heartbeat_interval;
+    config.watch.heartbeat_interval = settings.heartbeat_interval;
+    config.server_active_partitions = settings.server_active_partitions;
     Box::pin(start(config, Arc::clone(clock) as _))
         .await
         .expect("starts")

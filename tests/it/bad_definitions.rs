@@ -253,36 +253,69 @@ async fn ranges_and_settings_of_a_backfill_are_bounded() {
     let (mut service, _folder) = service().await;
     service.register(totals(USUAL)).await;
     type Change = fn(&mut pb::BackfillSpec);
-    let cases: Vec<(Change, &str)> = vec![
-        (|s| s.to = s.from, "spec.to"),
-        (|s| s.to = Some(at("2024-02-01T00:00:00Z")), "spec.to"),
-        (|s| s.to = Some(at("2024-03-02T01:00:00Z")), "spec.to"),
-        (|s| s.from = Some(at("2024-03-01T01:00:00Z")), "spec.from"),
-        (|s| s.from = Some(at("0002-01-01T00:00:00Z")), "spec.to"),
+    let (empty, between) = ("EMPTY_PARTITION_RANGE", "NOT_A_PARTITION_BOUNDARY");
+    let bounds = "INVALID_BACKFILL";
+    let cases: Vec<(Change, &str, &str)> = vec![
+        (|s| s.to = s.from, empty, "spec.to"),
+        (
+            |s| s.to = Some(at("2024-02-01T00:00:00Z")),
+            empty,
+            "spec.to",
+        ),
+        (
+            |s| s.to = Some(at("2024-03-02T01:00:00Z")),
+            between,
+            "spec.to",
+        ),
+        (
+            |s| s.from = Some(at("2024-03-01T01:00:00Z")),
+            between,
+            "spec.from",
+        ),
+        (
+            |s| s.from = Some(at("0002-01-01T00:00:00Z")),
+            "TOO_MANY_PARTITIONS",
+            "spec.to",
+        ),
         (
             |s| s.max_active_partitions = 65,
+            bounds,
             "spec.max_active_partitions",
         ),
-        (|s| s.max_attempts = 101, "spec.max_attempts"),
+        (|s| s.max_attempts = 101, bounds, "spec.max_attempts"),
+        (|s| s.priority = 1_001, bounds, "spec.priority"),
+        (|s| s.priority = i64::MIN, bounds, "spec.priority"),
+        (
+            |s| s.reprocess_behavior = 9,
+            INVALID,
+            "spec.reprocess_behavior",
+        ),
+        (
+            |s| s.attempt_timeout = Some(Duration::default()),
+            INVALID,
+            "spec.attempt_timeout",
+        ),
         (
             |s| {
                 s.labels = (0..33)
                     .map(|key| (key.to_string(), String::new()))
                     .collect()
             },
+            bounds,
             "spec.labels",
         ),
         (
             |s| s.labels = [("k".to_owned(), "v".repeat(129))].into(),
+            bounds,
             "spec.labels[\"k\"]",
         ),
     ];
-    for (change, field) in cases {
+    for (change, reason, field) in cases {
         let mut spec = two_days();
         change(&mut spec);
         let request = pb::PlanBackfillRequest { spec: Some(spec) };
         let call = service.backfills.plan_backfill(request);
-        refused(call, Code::InvalidArgument, "INVALID_BACKFILL", field).await;
+        refused(call, Code::InvalidArgument, reason, field).await;
     }
     let ahead = pb::BackfillSpec {
         knowledge: Knowledge::AtBasis.into(),
@@ -302,7 +335,7 @@ async fn ranges_and_settings_of_a_backfill_are_bounded() {
         ..Default::default()
     };
     let call = service.backfills.create_backfill(create(to_come));
-    refused(call, Code::FailedPrecondition, "NOTHING_TO_RUN", "").await;
+    refused(call, Code::OutOfRange, "FROM_IN_FUTURE", "spec.from").await;
     let moved = pb::CreateBackfillRequest {
         expected_plan_hash: "another".to_owned(),
         ..create(two_days())

@@ -560,7 +560,7 @@ async fn names_that_are_unknown_or_missing_are_told() {
     refused(
         calls.list_backfills(states),
         Code::InvalidArgument,
-        INVALID,
+        "UNKNOWN_STATE",
         "states[0]",
     )
     .await;

@@ -231,6 +231,86 @@ fn watching_a_backfill_ends_with_its_fate_as_exit_code() {
 }
 
 #[test]
+fn a_backfill_is_controlled_by_verbs() {
+    let served = Served::defined();
+    let json = served.run(&format!(
+        "backfill create divided {THREE_DAYS} --stop-on-first-failure --run-backwards --priority -3 --label team=data \
+         --attempt-timeout 1m --watch -o json"
+    ));
+    assert_eq!(code(&json), 1, "{}", stderr(&json));
+    let first = stdout(&json).lines().next().expect("a line").to_owned();
+    let created: Value = serde_json::from_str(&first).expect("an object");
+    let name = created["backfill"]["name"].as_str().expect("a name");
+
+    let retried = served.run(&format!("backfill retry {name} --watch"));
+    assert_eq!(code(&retried), 1, "the data is as it was");
+    let text = stdout(&retried);
+    assert!(
+        text.starts_with(&format!("{name} is running again: ")),
+        "{text}"
+    );
+    assert!(text.contains("2024-05-02 failed, attempt 2: "), "{text}");
+    assert!(
+        text.contains(&format!("hindcast backfill retry {name}")),
+        "{text}"
+    );
+    let attempts = served.run(&format!("backfill partitions {name} --attempts"));
+    assert!(
+        stdout(&attempts).contains("ivide by zero"),
+        "{}",
+        stdout(&attempts)
+    );
+
+    let plan = served.run(&format!("backfill restate {name} --from 2024-05-03 --plan"));
+    assert_eq!(code(&plan), 0, "{}", stderr(&plan));
+    assert!(
+        stdout(&plan).contains("1 to run, 0 to skip"),
+        "{}",
+        stdout(&plan)
+    );
+    let restated = served.run(&format!(
+        "backfill restate {name} --from 2024-05-03 --watch"
+    ));
+    assert_eq!(code(&restated), 0, "{}", stderr(&restated));
+    let line = served.json(&format!("backfill list --root {name} --label team=data"));
+    let line = line["backfills"].as_array().expect("a list");
+    assert_eq!(line.len(), 2);
+    assert_eq!(line[0]["parent"], name);
+    assert_eq!(line[1]["spec"]["priority"], -3);
+
+    for verb in ["pause", "resume", "cancel"] {
+        let refused = served.run(&format!("backfill {verb} {name}"));
+        assert_eq!(code(&refused), 1, "{verb}");
+        assert!(
+            stderr(&refused).contains("[BACKFILL_ENDED]"),
+            "{}",
+            stderr(&refused)
+        );
+    }
+    let refused = served.run(&format!("backfill set-concurrency {name} 2"));
+    assert!(
+        stderr(&refused).contains("[BACKFILL_ENDED]"),
+        "{}",
+        stderr(&refused)
+    );
+    let rest = served.run(&format!(
+        "backfill plan divided {THREE_DAYS} --reprocess none"
+    ));
+    assert!(
+        stdout(&rest).contains("published it already"),
+        "{}",
+        stdout(&rest)
+    );
+    for line in [
+        "backfill watch",
+        "backfill watch bf-1 --all",
+        "backfill watch --label a=b",
+    ] {
+        assert_eq!(code(&served.run(line)), 2, "{line}");
+    }
+}
+
+#[test]
 fn machines_read_json_from_every_command() {
     let served = Served::defined();
     let watched = served.run(&format!(

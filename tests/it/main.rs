@@ -3,9 +3,11 @@
 // Says to clippy that helpers are test code too.
 #![cfg(test)]
 
+mod backfill_control;
 mod backfill_crash;
 mod backfill_knowledge;
 mod backfill_leakage;
+mod backfill_planning;
 mod backfill_run;
 mod backfill_sources;
 mod backfill_support;

@@ -33,8 +33,8 @@ fn record_with(
         .into_iter()
         .zip(skipped)
         .map(|(partition, &skip)| PlannedPartition {
+            basis: SysTime::from_micros(partition.end.micros()),
             partition,
-            basis: SysTime::from_micros(0),
             skip_reason: skip.then(|| "left out".to_owned()),
             file_count: 0,
         })
@@ -157,6 +157,10 @@ struct World {
     timers: Vec<(u32, u32)>,
     /// Of each partition, the attempts that were ever put on the table.
     table: BTreeMap<u32, Vec<u32>>,
+    /// What each partition's first attempt read.
+    read: BTreeMap<u32, (SysTime, u32)>,
+    /// The table's rows: of each partition, what they were computed from.
+    rows: BTreeMap<u32, (SysTime, u32)>,
     /// What a watcher that comes back after each crash has seen, by sequence.
     watched: Vec<Event>,
     torn_after: Option<usize>,
@@ -183,6 +187,8 @@ impl World {
             committed: Vec::new(),
             timers: Vec::new(),
             table: BTreeMap::new(),
+            read: BTreeMap::new(),
+            rows: BTreeMap::new(),
             watched: Vec::new(),
             torn_after: None,
             most_active,
@@ -330,9 +336,23 @@ impl World {
         );
     }
 
+    /// What an attempt at a partition reads now: its basis, and of its own output how many partitions are there before it.
+    fn world_of(&self, index: u32) -> (SysTime, u32) {
+        let basis = self.record.plan.partitions[index as usize].basis;
+        if !self.sequential() {
+            return (basis, 0);
+        }
+        let earlier = self.rows.range(..index).count();
+        (basis, u32::try_from(earlier).expect("few"))
+    }
+
     fn act(&mut self, action: Action) {
         match action {
-            Action::StartAttempt { index, attempt } => self.computing.push((index, attempt)),
+            Action::StartAttempt { index, attempt } => {
+                let world = self.world_of(index);
+                assert_eq!(*self.read.entry(index).or_insert(world), world, "PT-2");
+                self.computing.push((index, attempt));
+            }
             Action::Publish { index, attempt } => self.waiting.push((index, attempt)),
             Action::Discard { index, attempt } => {
                 assert!(!self.waiting.contains(&(index, attempt)));
@@ -448,6 +468,9 @@ impl World {
     fn commit(&mut self, pick: usize) {
         if let Some((index, attempt)) = take(&mut self.waiting, pick) {
             self.table.entry(index).or_default().push(attempt);
+            let rows = self.read[&index];
+            let before = *self.rows.entry(index).or_insert(rows);
+            assert_eq!(before, rows, "BF-2");
             self.committed.push((index, attempt));
         }
     }
@@ -505,6 +528,7 @@ impl World {
         }
         assert_eq!(folded.partitions, self.state.partitions);
         assert_eq!(folded.state, self.state.state);
+        assert_eq!(folded.concurrency, self.state.concurrency);
     }
 }
 
@@ -535,7 +559,7 @@ fn failed(index: u32, attempt: u32, retryable: bool) -> Command {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_life_is_in_order_and_ends(

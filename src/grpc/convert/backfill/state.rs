@@ -2,7 +2,7 @@
 
 use crate::{
     backfill::{BackfillState, Counts, PartitionState},
-    error::Violation,
+    error::{Classify, ErrorKind, Violation},
     pb,
 };
 
@@ -34,11 +34,30 @@ pub(super) fn state_to_wire(state: BackfillState) -> pb::BackfillState {
     }
 }
 
+/// A filter names a state that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(in crate::grpc) struct UnknownState(Violation);
+
+impl Classify for UnknownState {
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::InvalidArgument
+    }
+
+    fn reason(&self) -> &'static str {
+        "UNKNOWN_STATE"
+    }
+
+    fn violations(&self) -> Vec<Violation> {
+        vec![self.0.clone()]
+    }
+}
+
 /// The backfill states at `field`.
 pub(in crate::grpc) fn states_from_wire(
     field: &str,
     wire: &[i32],
-) -> Result<Vec<BackfillState>, Violation> {
+) -> Result<Vec<BackfillState>, UnknownState> {
     let state = |(index, &value): (usize, &i32)| match pb::BackfillState::try_from(value) {
         Ok(pb::BackfillState::Pending) => Ok(BackfillState::Pending),
         Ok(pb::BackfillState::Running) => Ok(BackfillState::Running),
@@ -71,7 +90,7 @@ pub(super) fn partition_state_to_wire(state: PartitionState) -> pb::PartitionSta
 pub(in crate::grpc) fn partition_states_from_wire(
     field: &str,
     wire: &[i32],
-) -> Result<Vec<PartitionState>, Violation> {
+) -> Result<Vec<PartitionState>, UnknownState> {
     let state = |(index, &value): (usize, &i32)| match pb::PartitionState::try_from(value) {
         Ok(pb::PartitionState::Pending) => Ok(PartitionState::Pending),
         Ok(pb::PartitionState::Blocked) => Ok(PartitionState::Blocked),
@@ -87,9 +106,9 @@ pub(in crate::grpc) fn partition_states_from_wire(
     wire.iter().enumerate().map(state).collect()
 }
 
-fn not_a_state(field: &str, index: usize, value: i32) -> Violation {
-    Violation::new(
+fn not_a_state(field: &str, index: usize, value: i32) -> UnknownState {
+    UnknownState(Violation::new(
         format!("{field}[{index}]"),
         format!("{value} is not a state"),
-    )
+    ))
 }
