@@ -5,7 +5,8 @@
 //! | `heads` | entity key | head page: all versions of the entity, or the mark that they are in `leaves` |
 //! | `leaves` | entity key, `valid_lo` (i64, sign bit flipped) | leaf page, or the mark that it is in `chains` |
 //! | `chains` (large) | leaf key, generation (u64) | a page longer than one value |
-//! | `log` (large) | sequence (u64) | commit record |
+//! | `log` (large) | sequence (u64) | commit record, or the generation of it in `redacted` |
+//! | `redacted` (large) | sequence (u64), generation (u64) | commit record |
 //! | `types` (large) | entity type's name | its declaration, with all revisions |
 //! | `requests` | request id | the first answer |
 //! | `request_times` | system time (i64, sign bit flipped), request id | empty |
@@ -86,6 +87,11 @@ pub(super) fn chain_key(leaf_key: &[u8], generation: u64) -> Vec<u8> {
 /// The key of a log record.
 pub(super) fn sequence_key(sequence: u64) -> [u8; 8] {
     sequence.to_be_bytes()
+}
+
+/// The key of a log record that was replaced by a longer one than one value holds.
+pub(super) fn redacted_key(sequence: u64, generation: u64) -> Vec<u8> {
+    [sequence_key(sequence), generation.to_be_bytes()].concat()
 }
 
 /// The key by which remembered requests are pruned.

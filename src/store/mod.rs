@@ -6,7 +6,7 @@
 //! - [`model`](Version), `entity_type`, `validate`, `prepared`, `row`: what callers speak of, its limits, and the canonical
 //!   bytes of a row
 //! - `timeline`, `page`, `page_codec`, `keys`, `log`, `codec`: the algebra and the formats
-//! - `pages`, `marks`, `types`: what lies under which key; the page tree of a later issue replaces `pages` alone
+//! - `pages`, `log_store`, `marks`, `types`: what lies under which key; the page tree of a later issue replaces `pages` alone
 //! - `resolve`, `workspace`, `journal`, `recovery`, `committer`: a commit, in words, in memory, on disk, after a crash, in its
 //!   thread
 //! - `read`, [`columns`]: answers, one by one and as Arrow batches
@@ -22,6 +22,7 @@ mod error;
 mod journal;
 mod keys;
 mod log;
+mod log_store;
 mod marks;
 mod model;
 mod page;
@@ -328,7 +329,10 @@ impl Store {
 
     /// Refuses a type whose import is not finished, and a basis whose answers could still change.
     fn check_readable(&self, entity_type: &EntityType, basis: SysTime) -> Result<i64> {
-        self.check_imported(entity_type.name())?;
+        // What is active stays so: only a type that was looked up during its import is looked up again.
+        if entity_type.state() == EntityTypeState::Importing {
+            self.check_imported(entity_type.name())?;
+        }
         let stable = self.inner.published.stable();
         if basis.micros() <= stable {
             return Ok(basis.micros());

@@ -22,6 +22,7 @@ mod lake;
 mod quickstart;
 mod store_columns;
 mod store_crash;
+mod store_evolution;
 mod store_grpc;
 mod store_import;
 mod store_model;
