@@ -18,15 +18,13 @@ use super::{
     error::Error,
     keys,
     log::Record,
+    log_store::LogStore,
     model::{EntityType, Value},
     pages::Pages,
     read, row,
     timeline::{OPEN, Span},
 };
-use crate::{
-    kv::Keyspace,
-    time::{Interval, SysTime, ValidTime},
-};
+use crate::time::{Interval, SysTime, ValidTime};
 
 /// Versions of one entity that are held at a time.
 const MAX_RUNS: usize = 256;
@@ -111,23 +109,22 @@ pub struct Changes {
 
 /// Reads commit records beside the committer.
 #[derive(Debug, Clone)]
-pub(super) struct Records(Keyspace);
+pub(super) struct Records(LogStore);
 
 impl Records {
-    pub(super) fn new(log: Keyspace) -> Self {
+    pub(super) fn new(log: LogStore) -> Self {
         Self(log)
     }
 
     /// The record of a commit that is there.
     fn get(&self, sequence: u64) -> Result<Record> {
-        let what = || format!("log record {sequence}");
-        let bytes = self
-            .0
-            .get_large(&keys::sequence_key(sequence))?
-            .ok_or_else(|| Error::damaged(what(), "it is not there"))?;
-        let (record, _) =
-            Record::decode(&bytes).map_err(|malformed| Error::damaged(what(), malformed.0))?;
-        Ok(record)
+        match self.0.get(sequence)? {
+            Some((record, _)) => Ok(record),
+            None => Err(Error::damaged(
+                format!("log record {sequence}"),
+                "it is not there",
+            )),
+        }
     }
 
     /// The last commit up to `last` whose system time is at or before `basis`; 0 if there is none.

@@ -96,6 +96,11 @@ impl<'a, S: Source> Edit<'a, S> {
         true
     }
 
+    /// The basis up to which every answer is "erased", exclusive.
+    pub(super) fn erased_until(&self) -> Option<i64> {
+        self.erased_until
+    }
+
     /// The live leaf that covers `point`, as the commit has changed it so far.
     pub(super) fn leaf(&mut self, point: i64) -> Result<&Leaf, Error> {
         let load = loader(self.source, &self.key);

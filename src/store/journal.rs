@@ -7,6 +7,7 @@ use super::{
     error::Error,
     keys,
     log::{Change, Erasure, Hash, Record},
+    log_store::LogStore,
     marks::{self, ImportMark, IngestProgress, Remembered},
     model::IngestMark,
     pages::Pages,
@@ -36,7 +37,7 @@ pub(super) struct Journal {
     pub(super) pages: Pages,
     pub(super) types: Keyspace,
     pub(super) meta: Keyspace,
-    log: Keyspace,
+    log: LogStore,
     requests: Keyspace,
     request_times: Keyspace,
     ingests: Keyspace,
@@ -57,7 +58,7 @@ impl Journal {
             database: database.clone(),
             pages: Pages::open(database)?,
             types: database.keyspace("types")?,
-            log: database.keyspace("log")?,
+            log: LogStore::open(database)?,
             requests: database.keyspace("requests")?,
             request_times: database.keyspace("request_times")?,
             ingests: database.keyspace("ingests")?,
@@ -76,28 +77,17 @@ impl Journal {
 
     /// The bytes of a record as they are stored; `None` past the log's end.
     pub(super) fn record_bytes(&self, sequence: u64) -> Result<Option<Vec<u8>>, Error> {
-        Ok(self.log.get_large(&keys::sequence_key(sequence))?)
+        self.log.bytes(sequence)
     }
 
     /// Puts the bytes of a record back as they were, and nothing that follows from it.
     pub(super) fn put_record_bytes(&self, sequence: u64, bytes: &[u8]) -> Result<(), Error> {
-        let key = keys::sequence_key(sequence);
-        Ok(self.log.insert_large(&key, bytes)?)
+        self.log.put_bytes(sequence, bytes)
     }
 
     /// The record of a commit with its hash; `None` past the log's end.
     pub(super) fn record(&self, sequence: u64) -> Result<Option<(Record, Hash)>, Error> {
-        let what = || format!("log record {sequence}");
-        let Some(bytes) = self.log.get_large(&keys::sequence_key(sequence))? else {
-            return Ok(None);
-        };
-        let (record, hash) =
-            Record::decode(&bytes).map_err(|malformed| Error::damaged(what(), malformed.0))?;
-        if record.sequence == sequence {
-            Ok(Some((record, hash)))
-        } else {
-            Err(Error::damaged(what(), "it is another record"))
-        }
+        self.log.get(sequence)
     }
 
     /// Appends a record, then writes the pages and marks that follow from it, and redacts what it erases. Not durable before
@@ -107,16 +97,9 @@ impl Journal {
         record: &Record,
         workspace: Workspace<'_>,
     ) -> Result<(), Error> {
-        let hash = self.put_record(record)?;
+        let hash = self.log.append(record)?;
         workspace.write()?;
         self.follow(record, hash)
-    }
-
-    fn put_record(&self, record: &Record) -> Result<Hash, Error> {
-        let (bytes, hash) = record.encode();
-        self.log
-            .insert_large(&keys::sequence_key(record.sequence), &bytes)?;
-        Ok(hash)
     }
 
     /// Writes what follows from a record besides pages, and moves the end of the log past it. Doing it again changes nothing.
@@ -269,7 +252,7 @@ impl Journal {
         for &sequence in &erasure.redacts {
             let mut record = self.needed_record(sequence)?;
             if record.redact(&erasure.entity_type, &erasure.entity_id) {
-                self.put_record(&record)?;
+                self.log.replace(&record)?;
             }
         }
         Ok(())

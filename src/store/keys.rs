@@ -6,7 +6,8 @@
 //! | `roots` | entity key, `since` (i64, sign bit flipped) | an earlier root, as it last lay in `heads` |
 //! | `pages` | entity key, level (u8), `since`, start of its span (both i64, sign bit flipped) | a page that is no root |
 //! | `rows` | entity key, first 16 bytes of the row's SHA-256 | a row too long for pages |
-//! | `log` (large) | sequence (u64) | commit record |
+//! | `log` (large) | sequence (u64) | commit record, or the generation of it in `redacted` |
+//! | `redacted` (large) | sequence (u64), generation (u64) | commit record |
 //! | `types` (large) | entity type's name | its declaration, with all revisions |
 //! | `requests` | request id | the first answer |
 //! | `request_times` | system time (i64, sign bit flipped), request id | empty |
@@ -133,6 +134,11 @@ pub(super) fn row_key(entity_key: &[u8], hash: &RowHash) -> Vec<u8> {
 /// The key of a log record.
 pub(super) fn sequence_key(sequence: u64) -> [u8; 8] {
     sequence.to_be_bytes()
+}
+
+/// The key of a log record that was replaced by a longer one than one value holds.
+pub(super) fn redacted_key(sequence: u64, generation: u64) -> Vec<u8> {
+    [sequence_key(sequence), generation.to_be_bytes()].concat()
 }
 
 /// The key by which remembered requests are pruned.

@@ -7,7 +7,7 @@
 //!   bytes of a row
 //! - `timeline`, `page`, `page_codec`, `keys`, `log`, `codec`: the algebra and the formats
 //! - `tree`, `cut`, `edit`: an entity's pages as a multiversion B-tree, and what a commit does to them
-//! - `pages`, `marks`, `types`: what lies under which key, and in which order it is written
+//! - `pages`, `log_store`, `marks`, `types`: what lies under which key, and in which order it is written
 //! - `resolve`, `workspace`, `journal`, `recovery`, `committer`: a commit, in words, in memory, on disk, after a crash, in its
 //!   thread
 //! - `path`, `history`, `read`, [`columns`]: answers, one by one and as Arrow batches
@@ -33,6 +33,7 @@ mod history;
 mod journal;
 mod keys;
 mod log;
+mod log_store;
 mod lookup;
 mod marks;
 mod model;
@@ -87,6 +88,7 @@ use self::{
     changes::Records,
     committer::{Committer, Job, Published, QUEUE_JOBS, Reply},
     journal::Journal,
+    log_store::LogStore,
     pages::Pages,
 };
 use crate::{
@@ -164,7 +166,7 @@ impl Store {
         };
         database.flush()?;
         let pages = journal.pages.clone();
-        let records = Records::new(database.keyspace("log")?);
+        let records = Records::new(LogStore::open(database)?);
         let committer = Committer::new(journal, Arc::clone(&clock), floor, types);
         let published = committer.published();
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS);
@@ -381,7 +383,10 @@ impl Store {
 
     /// Refuses a type whose import is not finished, and a basis whose answers could still change.
     fn check_readable(&self, entity_type: &EntityType, basis: SysTime) -> Result<i64> {
-        self.check_imported(entity_type.name())?;
+        // What is active stays so: only a type that was looked up during its import is looked up again.
+        if entity_type.state() == EntityTypeState::Importing {
+            self.check_imported(entity_type.name())?;
+        }
         self.check_basis(basis)
     }
 

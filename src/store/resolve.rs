@@ -245,6 +245,12 @@ impl<'p, 'j> Resolver<'p, 'j> {
                 latest: SysTime::from_micros(self.stable),
             });
         }
+        let erased_until = self.workspace.erased_until(&entity.key)?;
+        if let PreparedCondition::UnchangedSince(basis) = expectation.condition
+            && erased_until.is_some_and(|until| basis < until)
+        {
+            return Ok(Err("the entity was erased".to_owned()));
+        }
         let owner = self.workspace.owner(&entity.key, point)?;
         let holds = match (&expectation.condition, &owner) {
             (PreparedCondition::Value(expected), Some((_, Some(row)))) => expected == row,

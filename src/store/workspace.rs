@@ -61,6 +61,11 @@ impl<'a> Workspace<'a> {
         self.entity(key)?.live(span)
     }
 
+    /// The basis up to which every answer about the entity at `key` is "erased", exclusive.
+    pub(super) fn erased_until(&mut self, key: &[u8]) -> Result<Option<i64>, Error> {
+        Ok(self.entity(key)?.erased_until())
+    }
+
     /// Who owns `point` of the entity at `key` as it stands.
     pub(super) fn owner(&mut self, key: &[u8], point: i64) -> Result<Owner, Error> {
         let entity = self.entity(key)?;

@@ -397,6 +397,82 @@ fn bad_usage_is_exit_code_2() {
 }
 
 #[test]
+fn an_entity_is_patched_guarded_and_erased() {
+    let served = Served::defined();
+    let put =
+        "entity put pump p1 pressure=1.5 site=north --from 2024-01-01 --forever --expect-absent";
+    assert_eq!(code(&served.run(put)), 0);
+    let again = served.run(put);
+    assert_eq!(code(&again), 1);
+    assert!(
+        stderr(&again).contains("there is a value"),
+        "{}",
+        stderr(&again)
+    );
+    let patch = "entity patch pump p1 pressure=2 --null site --from 2024-02-01 --forever \
+                 --expect pressure=1.5 --expect site=north";
+    assert_eq!(
+        code(&served.run(patch)),
+        0,
+        "{}",
+        stderr(&served.run(patch))
+    );
+    let found = served.json("entity get pump p1 --at 2024-03-01");
+    assert_eq!(found["version"]["attributes"]["pressure"], 2.0);
+    assert_eq!(found["version"]["attributes"]["site"], Value::Null);
+    assert_eq!(code(&served.run("entity erase pump p1")), 0);
+    let nothing = served.run("entity erase pump p1");
+    assert!(stdout(&nothing).contains("nothing of it is held"));
+}
+
+#[test]
+fn a_type_grows_by_command_and_by_file() {
+    let served = Served::defined();
+    let update = "type update pump --add flow:float64 --deprecate site";
+    assert!(stdout(&served.run(update)).contains("updated pump, revision 2"));
+    assert!(stdout(&served.run(update)).contains("unchanged pump"));
+    assert!(
+        stdout(&served.apply()).contains("unchanged   entity_type pump"),
+        "an earlier declaration is the same type"
+    );
+    let grown = DEFINITIONS.replace(
+        "{ name = \"pressure\", kind = \"float64\" },",
+        "{ name = \"pressure\", kind = \"float64\" }, { name = \"flow\", kind = \"float64\" }, \
+         { name = \"speed\", kind = \"int64\" },",
+    );
+    std::fs::write(served.folder.path().join("hindcast.toml"), grown).expect("written");
+    let applied = served.apply();
+    assert!(
+        stdout(&applied).contains("updated     entity_type pump"),
+        "{}",
+        stdout(&applied)
+    );
+    let revisions = served.json("type revisions pump");
+    assert_eq!(revisions["revisions"].as_array().map(Vec::len), Some(3));
+    let smaller = DEFINITIONS.replace("{ name = \"pressure\", kind = \"float64\" },", "");
+    std::fs::write(served.folder.path().join("hindcast.toml"), smaller).expect("written");
+    let refused = served.apply();
+    assert_ne!(code(&refused), 0);
+    assert!(
+        stderr(&refused).contains("attributes are never removed"),
+        "{}",
+        stderr(&refused)
+    );
+}
+
+#[test]
+fn an_import_is_finished_by_command() {
+    let served = Served::start();
+    let create = "type create old v:string --importing";
+    assert_eq!(code(&served.run(create)), 0);
+    assert_eq!(code(&served.run("entity put old a v=x")), 1);
+    assert_eq!(code(&served.run("entity get old a")), 1);
+    assert_eq!(code(&served.run("type finish-import old")), 0);
+    assert_eq!(code(&served.run("entity put old a v=x")), 0);
+    assert_eq!(code(&served.run("type finish-import old")), 1);
+}
+
+#[test]
 fn a_server_that_is_not_there_gets_a_hint() {
     let output = hindcast()
         .args(["--server", "http://127.0.0.1:1", "type", "list"])

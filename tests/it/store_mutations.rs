@@ -62,7 +62,7 @@ fn pairs(rig: &Rig, points: &[i64], basis: i64) -> Vec<String> {
                     let shown: Vec<_> = version.attributes.iter().map(shown).collect();
                     shown.join("/")
                 }
-                _ => ".".to_owned(),
+                Answer::Ended(_) | Answer::NotKnown | Answer::Erased => ".".to_owned(),
             }
         })
         .collect()

@@ -212,7 +212,7 @@ async fn write(
     let basis = times::show_or_dash(response.system_time.as_ref());
     output::line(match (response.replayed, response.versions_written) {
         (true, _) => format!("this request was done before, at basis {basis}"),
-        (false, 0) if is_erasure => format!("nothing of it is held (basis {basis})"),
+        (false, 0) if is_erasure => format!("nothing of it is held any more (basis {basis})"),
         (false, 0) => format!("nothing to write: that is known already (basis {basis})"),
         (false, written) => format!(
             "{} written, at basis {basis}",

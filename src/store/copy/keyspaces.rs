@@ -41,11 +41,10 @@ pub(super) const COPIED: [(&str, Form); 4] = [
 pub(super) const LOG: &str = "log";
 pub(super) const TYPES: &str = "types";
 
-/// Keyspaces that follow from the log.
-const DERIVED: [&str; 10] = [
+/// Keyspaces that follow from the log; `redacted` holds records that are read as the log's.
+const DERIVED: [&str; 9] = [
     "heads",
-    "leaves",
-    "chains",
+    "redacted",
     "roots",
     "pages",
     "rows",

@@ -3,16 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{CheckReport, Progress, RESTORE, Result, describe, step};
-use crate::{
-    kv::Keyspace,
-    store::{
-        copy::keyspaces::LOG,
-        journal::{Journal, LogEnd},
-        keys,
-        log::Record,
-        marks,
-        recovery::check_chain,
-    },
+use crate::store::{
+    copy::keyspaces::LOG,
+    journal::{Journal, LogEnd},
+    keys,
+    log::Record,
+    marks,
+    recovery::check_chain,
 };
 
 /// What the log is found to be.
@@ -39,13 +36,14 @@ pub(super) fn walk(
         end: journal.end,
         is_chained: true,
         first_known: BTreeMap::new(),
+        imported_to: BTreeMap::new(),
         report,
     };
     let mut unapplied = BTreeSet::new();
     let log = journal.database.keyspace(LOG)?;
     for key in log.large_keys() {
         let key = key?;
-        let Some(record) = walk.record(&log, &key)? else {
+        let Some(record) = walk.record(journal, &key)? else {
             continue;
         };
         if record.sequence > checkpoint {
@@ -76,11 +74,13 @@ struct Walk<'a> {
     /// Whether its hash and time are known.
     is_chained: bool,
     first_known: BTreeMap<String, i64>,
+    /// By type: the last system time of its import.
+    imported_to: BTreeMap<String, i64>,
     report: &'a mut CheckReport,
 }
 
 impl Walk<'_> {
-    fn record(&mut self, log: &Keyspace, key: &[u8]) -> Result<Option<Record>> {
+    fn record(&mut self, journal: &Journal, key: &[u8]) -> Result<Option<Record>> {
         let Ok(sequence) = key.try_into().map(u64::from_be_bytes) else {
             let what = format!("key {} is no sequence", key.escape_ascii());
             self.report.add(LOG, what, RESTORE);
@@ -96,7 +96,7 @@ impl Walk<'_> {
             self.is_chained = false;
         }
         self.end.sequence = sequence;
-        let (record, hash) = match read(log, key, sequence)? {
+        let (record, hash) = match read(journal, sequence)? {
             Ok(found) => found,
             Err(problem) => {
                 self.report
@@ -116,6 +116,13 @@ impl Walk<'_> {
             if !self.first_known.contains_key(entity_type) {
                 self.first_known.insert(entity_type.to_owned(), record.at());
             }
+            if let Some(import_time) = record.import_time {
+                let last = self.imported_to.insert(entity_type.to_owned(), import_time);
+                if last.is_some_and(|last| import_time < last) {
+                    let what = format!("record {sequence} imports {entity_type} backwards");
+                    self.report.add(LOG, what, RESTORE);
+                }
+            }
         }
         Ok(Some(record))
     }
@@ -130,18 +137,12 @@ impl Walk<'_> {
 
 /// The record, or what is wrong with it.
 fn read(
-    log: &Keyspace,
-    key: &[u8],
+    journal: &Journal,
     sequence: u64,
 ) -> Result<std::result::Result<(Record, crate::store::log::Hash), String>> {
-    let bytes = match log.get_large(key) {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Ok(Err("it is gone".to_owned())),
-        Err(error) => return describe(error).map(Err),
-    };
-    Ok(match Record::decode(&bytes) {
-        Ok((record, hash)) if record.sequence == sequence => Ok((record, hash)),
-        Ok(_) => Err("it is another record".to_owned()),
-        Err(malformed) => Err(malformed.0.to_owned()),
-    })
+    match journal.record(sequence) {
+        Ok(Some(found)) => Ok(Ok(found)),
+        Ok(None) => Ok(Err("it is gone".to_owned())),
+        Err(error) => describe(error).map(Err),
+    }
 }
