@@ -4,8 +4,8 @@
 //! to a basis, and what was learned after it is simply not there. The parts, from pure to impure:
 //!
 //! - [`model`](Version), `validate`, `row`: what callers speak of, its limits, and the canonical bytes of a row
-//! - `timeline`, `page`, `page_codec`, `keys`, `log`, `codec`: the algebra and the formats
-//! - `tree`, `cut`, `edit`: an entity's pages as a multiversion B-tree, and what a commit does to them
+//! - `timeline`, `page`, `page_codec`, `page_view`, `keys`, `log`, `codec`: the algebra and the formats
+//! - `tree`, `inner`, `cut`, `edit`: an entity's pages as a multiversion B-tree, and what a commit does to them
 //! - `pages`, `marks`, `types`: what lies under which key, and in which order it is written
 //! - `workspace`, `journal`, `recovery`, `committer`: a commit, in memory, on disk, after a crash, in its thread
 //! - `path`, `history`, `read`, [`columns`]: answers, one by one and as Arrow batches
@@ -22,6 +22,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod history;
+mod inner;
 mod journal;
 mod keys;
 mod log;
@@ -29,6 +30,7 @@ mod marks;
 mod model;
 mod page;
 mod page_codec;
+mod page_view;
 mod pages;
 mod path;
 mod read;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    edit::Edit,
+    edit::{Edit, Segment},
     error::Error,
     keys,
     log::Change,
@@ -58,7 +58,7 @@ impl<'a> Workspace<'a> {
         entity_type: &str,
         entity_id: &str,
         span: Span,
-    ) -> Result<Vec<(Span, Option<Vec<u8>>)>, Error> {
+    ) -> Result<Vec<Segment>, Error> {
         self.entity(entity_type, entity_id)?.live(span)
     }
 
