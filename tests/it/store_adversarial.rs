@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use hindcast::{
-    store::{Answer, Batch, Mutation, Until, Version},
+    store::{Answer, Batch, Mutation, Version},
     time::{SysTime, ValidTime},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
