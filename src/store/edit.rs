@@ -6,12 +6,16 @@ use super::{
     error::Error,
     keys,
     page::{Row, RowHash},
-    page_codec::{self, PageView},
+    page_codec,
+    page_view::PageView,
     pages::{self, Head, Source, Write},
     path,
     timeline::{self, OPEN, Span},
     tree::{Commit, Leaf, Node, Tree},
 };
+
+/// A part of the live timeline with its row; `None`: ended.
+pub(super) type Segment = (Span, Option<Vec<u8>>);
 
 /// An entity's pages under a commit.
 pub(super) struct Edit<'a, S> {
@@ -121,7 +125,7 @@ impl<'a, S: Source> Edit<'a, S> {
     }
 
     /// What is live over `span`, clipped to it, in order: contiguous points of one owner once, with its row (`None`: ended).
-    pub(super) fn live(&mut self, span: Span) -> Result<Vec<(Span, Option<Vec<u8>>)>, Error> {
+    pub(super) fn live(&mut self, span: Span) -> Result<Vec<Segment>, Error> {
         let mut found: Vec<(Span, i64, Option<Row>)> = Vec::new();
         let mut point = span.from;
         while point < span.to {

@@ -1,9 +1,6 @@
 //! What fuzzing calls: bytes as they might come from a damaged disk, past the checksum too. Nothing here may panic.
 
-use super::{
-    keys,
-    page_codec::{self, PageView},
-};
+use super::{keys, page_codec, page_view::PageView};
 
 /// Reads bytes as a page: as they are, and with a checksum that holds.
 ///

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use super::{
     error::Error,
     page::{ENDED, Page, Row},
-    page_codec::PageView,
+    page_view::PageView,
     pages::{self, Head, Source},
     path,
     timeline::{self, OPEN, Rect, Span},

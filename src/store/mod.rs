@@ -5,8 +5,8 @@
 //!
 //! - [`model`](Version), `entity_type`, `validate`, `prepared`, `row`: what callers speak of, its limits, and the canonical
 //!   bytes of a row
-//! - `timeline`, `page`, `page_codec`, `keys`, `log`, `codec`: the algebra and the formats
-//! - `tree`, `cut`, `edit`: an entity's pages as a multiversion B-tree, and what a commit does to them
+//! - `timeline`, `page`, `page_codec`, `page_view`, `keys`, `log`, `codec`: the algebra and the formats
+//! - `tree`, `inner`, `cut`, `edit`: an entity's pages as a multiversion B-tree, and what a commit does to them
 //! - `pages`, `log_store`, `marks`, `types`: what lies under which key, and in which order it is written
 //! - `resolve`, `workspace`, `journal`, `recovery`, `committer`: a commit, in words, in memory, on disk, after a crash, in its
 //!   thread
@@ -30,6 +30,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod history;
+mod inner;
 mod journal;
 mod keys;
 mod log;
@@ -39,6 +40,7 @@ mod marks;
 mod model;
 mod page;
 mod page_codec;
+mod page_view;
 mod pages;
 mod path;
 mod prepared;

@@ -1,4 +1,4 @@
-//! The bytes of pages, written whole and read without making anything that is not asked for.
+//! The bytes of pages. `page_view` reads them.
 //!
 //! **Layout**: format byte; CRC-32 (big-endian) of the key and of all that follows; flags, level, the bounds that the flags do
 //! not say (`span`, `since`, `until`, `erased_until`), applied sequence. Then
@@ -10,13 +10,15 @@
 
 use super::{
     codec::{self, Malformed, Reader, put_i64, put_u64},
-    page::{Page, Row, RowHash},
-    timeline::{self, OPEN, Rect, Span},
+    page::{Page, Row},
+    page_view::OUTSIDE,
+    timeline::{OPEN, Rect, Span},
 };
 use crate::kv::Slice;
 
 const FORMAT: u8 = 2;
-const HEADER_BYTES: usize = 5;
+/// The format byte and the checksum.
+pub(super) const SEAL_BYTES: usize = 5;
 
 const FROM_IS_MIN: u8 = 1;
 const TO_IS_OPEN: u8 = 2;
@@ -25,9 +27,6 @@ const SINCE_IS_MIN: u8 = 8;
 const IS_ERASED: u8 = 16;
 const ERASED_UNTIL_IS_OPEN: u8 = 32;
 const HAS_UNTIL: u8 = 64;
-
-/// A row outside of the page, where a row inside has twice its length.
-const OUTSIDE: u64 = 1;
 
 /// Which page of an entity: its key's last parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,7 +107,7 @@ pub(super) fn encode_inner(key: &[u8], header: &Header, entries: &[Entry]) -> Ve
 }
 
 /// The longest that a header can be, with the counts that follow it.
-pub(super) const MAX_HEADER_BYTES: usize = HEADER_BYTES + 2 + 10 * 6 + 6;
+pub(super) const MAX_HEADER_BYTES: usize = SEAL_BYTES + 2 + 10 * 6 + 6;
 
 /// What a leaf takes, header left out.
 pub(super) fn leaf_bytes(page: &Page) -> usize {
@@ -170,7 +169,8 @@ fn put_entries(entries: &[Entry], out: &mut Vec<u8>) {
     }
 }
 
-fn start(header: &Header) -> Vec<u8> {
+/// The bytes up to the end of a header, not yet sealed.
+pub(super) fn start(header: &Header) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     out.extend_from_slice(&[FORMAT, 0, 0, 0, 0]);
     let bounds = [
@@ -215,9 +215,10 @@ pub(super) fn sealed(key: &[u8], body: &[u8]) -> Vec<u8> {
     seal(key, out)
 }
 
-fn seal(key: &[u8], mut out: Vec<u8>) -> Vec<u8> {
-    let checksum = crc(key, &out[HEADER_BYTES..]);
-    out[1..HEADER_BYTES].copy_from_slice(&checksum.to_be_bytes());
+/// Puts the checksum in.
+pub(super) fn seal(key: &[u8], mut out: Vec<u8>) -> Vec<u8> {
+    let checksum = crc(key, &out[SEAL_BYTES..]);
+    out[1..SEAL_BYTES].copy_from_slice(&checksum.to_be_bytes());
     out
 }
 
@@ -236,189 +237,25 @@ pub(super) fn encode_row(key: &[u8], row: &[u8]) -> Vec<u8> {
 /// Reads what [`encode_row`] made.
 pub(super) fn decode_row(key: &[u8], stored: &Slice) -> codec::Result<Slice> {
     check_seal(key, stored)?;
-    Ok(stored.subslice(HEADER_BYTES, stored.len() - HEADER_BYTES))
+    Ok(stored.subslice(SEAL_BYTES, stored.len() - SEAL_BYTES))
 }
 
-fn check_seal(key: &[u8], stored: &[u8]) -> codec::Result<()> {
+/// Checks the format and the checksum.
+pub(super) fn check_seal(key: &[u8], stored: &[u8]) -> codec::Result<()> {
     let mut reader = Reader::new(stored);
     if reader.u8()? != FORMAT {
         return Err(Malformed("its format is unknown"));
     }
     let checksum = u32::from_be_bytes(reader.array()?);
-    if checksum == crc(key, &stored[HEADER_BYTES..]) {
+    if checksum == crc(key, &stored[SEAL_BYTES..]) {
         Ok(())
     } else {
         Err(Malformed("the checksum does not hold"))
     }
 }
 
-/// A page as it is stored, its checksum checked and its header read. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(super) struct PageView {
-    pub(super) header: Header,
-    bytes: Slice,
-    body: usize,
-}
-
-impl PageView {
-    /// Reads what one of the functions above made for `key`.
-    pub(super) fn read(key: &[u8], bytes: Slice) -> codec::Result<Self> {
-        check_seal(key, &bytes)?;
-        let mut reader = Reader::new(&bytes[HEADER_BYTES..]);
-        let header = header(&mut reader)?;
-        let body = bytes.len() - reader.remaining();
-        Ok(Self {
-            header,
-            bytes,
-            body,
-        })
-    }
-
-    /// The bytes as stored.
-    #[cfg(test)]
-    pub(super) fn bytes(&self) -> &Slice {
-        &self.bytes
-    }
-
-    /// The bytes under which a root is archived when another takes its place at `until`.
-    pub(super) fn archived(&self, key: &[u8], until: i64) -> Vec<u8> {
-        let mut out = start(&Header {
-            until,
-            ..self.header
-        });
-        out.extend_from_slice(&self.bytes[self.body..]);
-        seal(key, out)
-    }
-
-    fn reader(&self) -> Reader<'_> {
-        Reader::new(&self.bytes[self.body..])
-    }
-
-    /// All of a leaf.
-    pub(super) fn leaf(&self) -> codec::Result<Page> {
-        let mut reader = self.leaf_reader()?;
-        let row_count = reader.count()?;
-        let mut rows = Vec::with_capacity(row_count);
-        for _ in 0..row_count {
-            rows.push(self.row(&mut reader)?);
-        }
-        let rect_count = reader.count()?;
-        let mut rects = Vec::with_capacity(rect_count);
-        let mut before = Differences::default();
-        for _ in 0..rect_count {
-            let rect = before.rect(&mut reader)?;
-            if rect.state as usize > row_count {
-                return Err(Malformed("a version names a row that is not there"));
-            }
-            rects.push(rect);
-        }
-        finished(reader)?;
-        Ok(Page {
-            span: self.header.span,
-            since: self.header.since,
-            applied_sequence: self.header.applied_sequence,
-            rects,
-            rows,
-        })
-    }
-
-    /// What a reader of this leaf sees at (`point`, `basis`): the version, with the part of the page over which its owner
-    /// holds, and its row (`None`: ended). Nothing else is decoded, nothing allocated.
-    pub(super) fn find(
-        &self,
-        point: i64,
-        basis: i64,
-    ) -> codec::Result<Option<(Rect, Option<Row>)>> {
-        let mut reader = self.leaf_reader()?;
-        let mut rows = reader;
-        skip_rows(&mut reader)?;
-        let Some(rect) = find_rect(&mut reader, point, basis)? else {
-            return Ok(None);
-        };
-        let Some(index) = rect.state.checked_sub(1) else {
-            return Ok(Some((rect, None)));
-        };
-        if u64::from(index) >= rows.u64()? {
-            return Err(Malformed("a version names a row that is not there"));
-        }
-        for _ in 0..index {
-            raw_row(&mut rows)?;
-        }
-        Ok(Some((rect, Some(self.row(&mut rows)?))))
-    }
-
-    /// An inner page's entries, in order of (`from`, `since`).
-    pub(super) fn entries(&self) -> codec::Result<Vec<Entry>> {
-        let mut reader = self.inner_reader()?;
-        let count = reader.count()?;
-        let mut entries = Vec::with_capacity(count);
-        let mut before = Differences::default();
-        for _ in 0..count {
-            entries.push(before.entry(&mut reader)?);
-        }
-        finished(reader)?;
-        Ok(entries)
-    }
-
-    /// The child that covers `point` for readers at `basis`.
-    pub(super) fn child_at(&self, point: i64, basis: i64) -> codec::Result<PageId> {
-        let mut reader = self.inner_reader()?;
-        let mut before = Differences::default();
-        let mut found = None;
-        for _ in 0..reader.count()? {
-            let entry = before.entry(&mut reader)?;
-            if entry.from > point {
-                break;
-            }
-            if entry.is_visible(basis) {
-                found = Some(entry);
-            }
-        }
-        let entry = found.ok_or(Malformed("none of its children covers a point"))?;
-        Ok(PageId {
-            level: self.header.level - 1,
-            since: entry.since,
-            from: entry.from,
-        })
-    }
-
-    fn leaf_reader(&self) -> codec::Result<Reader<'_>> {
-        if self.header.level == 0 {
-            Ok(self.reader())
-        } else {
-            Err(Malformed("an inner page lies where a leaf belongs"))
-        }
-    }
-
-    fn inner_reader(&self) -> codec::Result<Reader<'_>> {
-        if self.header.level > 0 {
-            Ok(self.reader())
-        } else {
-            Err(Malformed("a leaf lies where an inner page belongs"))
-        }
-    }
-
-    /// The row that `reader`, somewhere in this page, comes to next.
-    fn row(&self, reader: &mut Reader<'_>) -> codec::Result<Row> {
-        Ok(match raw_row(reader)? {
-            RawRow::Outside(hash) => Row::Outside(hash),
-            RawRow::Inside(length) => {
-                let end = self.bytes.len() - reader.remaining();
-                Row::Inside(self.bytes.subslice(end - length, length))
-            }
-        })
-    }
-}
-
-fn finished(reader: Reader<'_>) -> codec::Result<()> {
-    if reader.is_empty() {
-        Ok(())
-    } else {
-        Err(Malformed("it goes on after its end"))
-    }
-}
-
-fn header(reader: &mut Reader<'_>) -> codec::Result<Header> {
+/// The header that `reader`, past the seal, comes to.
+pub(super) fn header(reader: &mut Reader<'_>) -> codec::Result<Header> {
     let flags = reader.u8()?;
     let level = reader.u8()?;
     let mut bound = |flag: u8, end: i64| {
@@ -457,63 +294,10 @@ fn header(reader: &mut Reader<'_>) -> codec::Result<Header> {
     })
 }
 
-/// A row of a page, just read; an inside one is so many bytes that end where the reader is.
-enum RawRow {
-    Inside(usize),
-    Outside(RowHash),
-}
-
-fn raw_row(reader: &mut Reader<'_>) -> codec::Result<RawRow> {
-    let length = reader.u64()?;
-    if length == OUTSIDE {
-        return Ok(RawRow::Outside(reader.array()?));
-    }
-    if length % 2 == 1 {
-        return Err(Malformed("a row is neither inside nor outside"));
-    }
-    let length = usize::try_from(length / 2).map_err(|_| Malformed("a row is too long"))?;
-    reader.take(length)?;
-    Ok(RawRow::Inside(length))
-}
-
-fn skip_rows(reader: &mut Reader<'_>) -> codec::Result<()> {
-    for _ in 0..reader.count()? {
-        raw_row(reader)?;
-    }
-    Ok(())
-}
-
-/// The owner's run over `point` that a reader at `basis` sees, from a reader that has come to the versions.
-fn find_rect(reader: &mut Reader<'_>, point: i64, basis: i64) -> codec::Result<Option<Rect>> {
-    let mut before = Differences::default();
-    let mut run: Option<Rect> = None;
-    for _ in 0..reader.count()? {
-        let rect = before.rect(reader)?;
-        if !rect.is_visible(basis) {
-            if rect.from > point && run.is_none_or(|run| run.to < rect.from) {
-                break;
-            }
-            continue;
-        }
-        match &mut run {
-            Some(run) if timeline::continues(run, &rect) => run.to = rect.to,
-            Some(run) if point < run.to => break,
-            _ if point < rect.from => return Ok(None),
-            _ => {
-                run = Some(Rect {
-                    system_to: OPEN,
-                    ..rect
-                })
-            }
-        }
-    }
-    Ok(run.filter(|run| run.span().contains(point)))
-}
-
 /// The version or entry before, from which the next one differs little. Differences wrap around, so any two instants have
 /// one.
-#[derive(Default)]
-struct Differences {
+#[derive(Debug, Default)]
+pub(super) struct Differences {
     from: i64,
     system_from: i64,
 }
@@ -542,7 +326,7 @@ impl Differences {
         put_u64(u64::from(rect.state), out);
     }
 
-    fn rect(&mut self, reader: &mut Reader<'_>) -> codec::Result<Rect> {
+    pub(super) fn rect(&mut self, reader: &mut Reader<'_>) -> codec::Result<Rect> {
         let flags = reader.u8()?;
         let from = self.from(flags, reader)?;
         let to = if flags & TO_IS_OPEN == 0 {
@@ -584,7 +368,7 @@ impl Differences {
         }
     }
 
-    fn entry(&mut self, reader: &mut Reader<'_>) -> codec::Result<Entry> {
+    pub(super) fn entry(&mut self, reader: &mut Reader<'_>) -> codec::Result<Entry> {
         let flags = reader.u8()?;
         let from = self.from(flags, reader)?;
         let since = if flags & SINCE_IS_MIN == 0 {
@@ -630,6 +414,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::store::{page_view::PageView, timeline};
 
     fn page(asserted: &[(i64, i64, u8, i64)]) -> Page {
         let mut page = Page::empty(Span::ALL, i64::MIN);
@@ -672,6 +457,10 @@ mod tests {
             prop_assert_eq!(told(&archived.leaf().expect("a leaf")), told(&page));
             prop_assert_eq!(read.header, header);
             prop_assert_eq!(told(&read.leaf().expect("a leaf")), told(&page));
+            for &(_, _, _, basis) in &asserted {
+                let runs: codec::Result<Vec<_>> = read.runs(basis).expect("a leaf").collect();
+                prop_assert_eq!(runs, Ok(timeline::visible(&page.rects, basis).collect()));
+            }
             for (point, _, _, basis) in asserted {
                 let found = timeline::as_of(&page.rects, point, basis);
                 let found = found.map(|rect| (rect, page.row(rect.state).cloned()));

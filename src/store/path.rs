@@ -4,7 +4,7 @@ use super::{
     codec::Malformed,
     error::Error,
     page::Row,
-    page_codec::PageView,
+    page_view::PageView,
     pages::{self, Head, Source},
     timeline::{OPEN, Rect},
 };

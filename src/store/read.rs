@@ -4,15 +4,17 @@ use std::ops::RangeInclusive;
 
 use super::{
     Result, Store,
+    codec::{self, Malformed},
     error::Error,
     history::known_versions,
     keys,
     model::{Answer, EntityType, Version},
     page::Row,
+    page_view::{PageView, StoredRow},
     pages::{self, Head, PageStats, Pages, Source},
     path::{self, Path},
     row,
-    timeline::{self, OPEN, Rect, Span},
+    timeline::{OPEN, Rect, Span},
 };
 use crate::{
     kv::Slice,
@@ -232,6 +234,12 @@ pub(super) fn each_visible(
     basis: i64,
     mut each: impl FnMut(&Rect, Option<&[u8]>) -> Result<()>,
 ) -> Result<()> {
+    if let Some(leaf) = only_leaf(&head, basis) {
+        let done = each_run(leaf, span, basis, &mut each);
+        if done.map_err(|malformed| pages::damaged(key, malformed))?? {
+            return Ok(());
+        }
+    }
     let runs = path::from_head(source, key, head, |head| {
         let (runs, _) = visible_runs(source, key, head, span, basis, usize::MAX)?;
         Ok(runs)
@@ -254,15 +262,11 @@ pub(super) fn each_visible_whole(
         from: *points.start(),
         to: points.end().saturating_add(1),
     };
+    // All of an ordinary entity is at hand.
+    if only_leaf(&head, basis).is_some() {
+        return each_visible(source, key, head, Span::ALL, basis, each);
+    }
     let runs = path::from_head(source, key, head, |head| {
-        // All of an ordinary entity is at hand.
-        if let Head::Root(root) = head
-            && root.header.level == 0
-            && root.header.since <= basis
-        {
-            let (runs, _) = visible_runs(source, key, head, Span::ALL, basis, usize::MAX)?;
-            return Ok(runs);
-        }
         let (mut runs, _) = visible_runs(source, key, head, span, basis, usize::MAX)?;
         let last = runs.len().saturating_sub(1);
         for (index, run) in runs.iter_mut().enumerate() {
@@ -297,6 +301,86 @@ pub(super) fn visible_start(
     })
 }
 
+/// The leaf that is all there is for readers at `basis`.
+fn only_leaf(head: &Head, basis: i64) -> Option<&PageView> {
+    match head {
+        Head::Root(root)
+            if root.header.level == 0
+                && root.header.since <= basis
+                && !head.is_erased_at(basis) =>
+        {
+            Some(root)
+        }
+        Head::Root(_) | Head::Absent => None,
+    }
+}
+
+/// Hands the runs of a leaf to `each`, straight from its bytes. `false`, and nothing handed: some of its rows lie outside.
+fn each_run(
+    leaf: &PageView,
+    span: Span,
+    basis: i64,
+    each: &mut impl FnMut(&Rect, Option<&[u8]>) -> Result<()>,
+) -> codec::Result<Result<bool>> {
+    let rows = leaf.rows()?;
+    if rows.iter().any(|row| matches!(row, StoredRow::Outside(_))) {
+        return Ok(Ok(false));
+    }
+    for run in leaf.runs(basis)? {
+        let Some(run) = run?.clipped(span) else {
+            continue;
+        };
+        let row = match stored_row(&rows, &run)? {
+            Some(StoredRow::Inside(bytes)) => Some(*bytes),
+            Some(StoredRow::Outside(_)) | None => None,
+        };
+        if let Err(error) = each(&run, row) {
+            return Ok(Err(error));
+        }
+    }
+    Ok(Ok(true))
+}
+
+/// The row of a run; `None`: ended.
+fn stored_row<'a, 'b>(
+    rows: &'b [StoredRow<'a>],
+    run: &Rect,
+) -> codec::Result<Option<&'b StoredRow<'a>>> {
+    let Some(index) = run.state.checked_sub(1) else {
+        return Ok(None);
+    };
+    rows.get(index as usize)
+        .map(Some)
+        .ok_or(Malformed("a version names a row that is not there"))
+}
+
+/// Adds what is seen in a leaf's part to the runs before it.
+fn add_runs(
+    leaf: &PageView,
+    part: Span,
+    basis: i64,
+    runs: &mut Vec<(Rect, Option<Row>)>,
+) -> codec::Result<()> {
+    let rows = leaf.rows()?;
+    for run in leaf.runs(basis)? {
+        let Some(run) = run?.clipped(part) else {
+            continue;
+        };
+        let row = stored_row(&rows, &run)?.map(|row| leaf.shared(*row));
+        match runs.last_mut() {
+            Some((before, its))
+                if before.to == run.from
+                    && before.system_from == run.system_from
+                    && *its == row =>
+            {
+                before.to = run.to;
+            }
+            _ => runs.push((run, row)),
+        }
+    }
+    Ok(())
+}
+
 fn visible_runs(
     source: &impl Source,
     key: &[u8],
@@ -315,24 +399,10 @@ fn visible_runs(
     let mut path = Path::start(source, key, root.clone(), basis)?;
     let mut point = span.from;
     while point < span.to && runs.len() < max_runs {
-        let view = path.leaf(point)?;
-        let page = view
-            .leaf()
+        let leaf = path.leaf(point)?;
+        let part = leaf.header.span.intersection(span);
+        add_runs(&leaf, part, basis, &mut runs)
             .map_err(|malformed| pages::damaged(key, malformed))?;
-        let part = page.span.intersection(span);
-        for run in timeline::visible(&page.rects, basis).filter_map(|run| run.clipped(part)) {
-            let row = page.row(run.state);
-            match runs.last_mut() {
-                Some((before, its))
-                    if before.to == run.from
-                        && before.system_from == run.system_from
-                        && its.as_ref() == row =>
-                {
-                    before.to = run.to;
-                }
-                _ => runs.push((run, row.cloned())),
-            }
-        }
         point = part.to;
     }
     let runs: Result<Vec<_>> = runs

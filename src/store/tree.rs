@@ -24,8 +24,10 @@ use std::ops::Range;
 use super::{
     cut::{self, Item},
     error::Error,
+    inner::{Child, Inner},
     page::{Page, Row},
-    page_codec::{self, Entry, Header, MAX_HEADER_BYTES, PageId, PageView},
+    page_codec::{self, Header, MAX_HEADER_BYTES, PageId},
+    page_view::PageView,
     timeline::{self, OPEN, Span},
 };
 
@@ -35,17 +37,18 @@ pub(super) const PAGE_BYTES: usize = if cfg!(test) { 800 } else { 4000 };
 /// A live page with siblings whose live part takes less dies.
 pub(super) const LOW_BYTES: usize = PAGE_BYTES / 8;
 /// Less live than this is not made into a page while there is a sibling to take in.
-const REFILL_BYTES: usize = PAGE_BYTES / 4;
+pub(super) const REFILL_BYTES: usize = PAGE_BYTES / 4;
 /// The most that a new leaf holds.
 const LEAF_FILL_BYTES: usize = PAGE_BYTES * 60 / 100;
 /// The most that a new inner page holds.
-const INNER_FILL_BYTES: usize = PAGE_BYTES * 75 / 100;
+pub(super) const INNER_FILL_BYTES: usize = PAGE_BYTES * 75 / 100;
 /// What a live child takes in a page, about.
 const LIVE_ENTRY_BYTES: usize = 10;
 /// No version or entry takes more, its row left out.
-const MAX_RECT_BYTES: usize = 1 + 5 * 10;
+pub(super) const MAX_RECT_BYTES: usize = 1 + 5 * 10;
 
-type Result<T> = std::result::Result<T, Error>;
+/// A result of the store's inside.
+pub(super) type Result<T> = std::result::Result<T, Error>;
 
 /// The commit that a tree is changed by, and where its pages come from.
 pub(super) struct Commit<'a> {
@@ -73,25 +76,6 @@ pub(super) enum Node {
 pub(super) struct Leaf {
     pub(super) page: Page,
     pub(super) changed: bool,
-}
-
-/// A live inner page.
-#[derive(Debug)]
-pub(super) struct Inner {
-    header: Header,
-    changed: bool,
-    /// Entries of children that died during the page's life.
-    dead: Vec<Entry>,
-    /// In order of `from`; they tile the span.
-    live: Vec<Child>,
-}
-
-#[derive(Debug)]
-struct Child {
-    from: i64,
-    since: i64,
-    /// `None` until it is needed.
-    node: Option<Box<Node>>,
 }
 
 impl Tree {
@@ -279,7 +263,12 @@ impl Node {
         }
     }
 
-    fn assert_over(&mut self, commit: &Commit<'_>, span: Span, row: Option<&Row>) -> Result<bool> {
+    pub(super) fn assert_over(
+        &mut self,
+        commit: &Commit<'_>,
+        span: Span,
+        row: Option<&Row>,
+    ) -> Result<bool> {
         match self {
             // Replay: a page that has the commit's changes is in the state in which the commit left it, and so is all below.
             Self::Leaf(leaf) if leaf.page.applied_sequence >= commit.sequence => Ok(false),
@@ -293,7 +282,7 @@ impl Node {
         }
     }
 
-    fn seal(&mut self, sequence: u64) {
+    pub(super) fn seal(&mut self, sequence: u64) {
         match self {
             Self::Leaf(leaf) => {
                 if leaf.changed {
@@ -331,7 +320,7 @@ impl Node {
 
     /// Whether it must die. A page that the commit did not change is sound, loaded or not: so replay, which loads fewer pages,
     /// decides as the commit did.
-    fn is_unsound(&mut self, has_siblings: bool) -> bool {
+    pub(super) fn is_unsound(&mut self, has_siblings: bool) -> bool {
         self.is_changed() && ((has_siblings && self.live_bytes() < LOW_BYTES) || self.is_too_long())
     }
 
@@ -362,7 +351,7 @@ impl Node {
     }
 
     /// The live parts of neighbours of one level, in order, as one page made at `at`, however long. `None` without any.
-    fn pooled(nodes: Vec<Self>, at: i64) -> Option<Self> {
+    pub(super) fn pooled(nodes: Vec<Self>, at: i64) -> Option<Self> {
         let (mut pages, mut pool) = (Vec::new(), None::<Inner>);
         for mut node in nodes {
             match node.take_live(at) {
@@ -384,7 +373,7 @@ impl Node {
     }
 
     /// A pool as pages of a good size.
-    fn cut(self) -> Vec<Self> {
+    pub(super) fn cut(self) -> Vec<Self> {
         match self {
             Self::Leaf(leaf) => cut_leaf(&leaf.page)
                 .into_iter()
@@ -393,231 +382,6 @@ impl Node {
             Self::Inner(inner) => inner.cut().into_iter().map(Self::Inner).collect(),
         }
     }
-}
-
-impl Inner {
-    /// The page above the pages that a root was cut into.
-    fn above(level: u8, children: Vec<Node>, at: i64) -> Self {
-        Self {
-            header: Header {
-                level: level + 1,
-                span: Span::ALL,
-                since: at,
-                until: OPEN,
-                applied_sequence: 0,
-                erased_until: None,
-            },
-            changed: true,
-            dead: Vec::new(),
-            live: children.into_iter().map(Child::fresh).collect(),
-        }
-    }
-
-    fn entries(&self) -> Vec<Entry> {
-        let live = self.live.iter().map(|child| Entry {
-            from: child.from,
-            since: child.since,
-            until: OPEN,
-        });
-        let mut entries: Vec<_> = self.dead.iter().copied().chain(live).collect();
-        entries.sort_unstable_by_key(|entry| (entry.from, entry.since));
-        entries
-    }
-
-    fn is_too_long(&self) -> bool {
-        let room = PAGE_BYTES - MAX_HEADER_BYTES;
-        (self.dead.len() + self.live.len()) * MAX_RECT_BYTES > room
-            && page_codec::entry_bytes(&self.entries())
-                .iter()
-                .sum::<usize>()
-                > room
-    }
-
-    fn index_at(&self, point: i64) -> usize {
-        let after = self.live.partition_point(|child| child.from <= point);
-        after.saturating_sub(1)
-    }
-
-    fn child_at(&mut self, commit: &Commit<'_>, point: i64) -> Result<&mut Node> {
-        let index = self.index_at(point);
-        let level = self.header.level - 1;
-        self.live
-            .get_mut(index)
-            .ok_or_else(|| Error::damaged("an inner page", "it has no live child"))?
-            .load(commit, level)
-    }
-
-    fn assert_over(&mut self, commit: &Commit<'_>, span: Span, row: Option<&Row>) -> Result<bool> {
-        let level = self.header.level - 1;
-        let first = self.index_at(span.from);
-        let after = self.live.partition_point(|child| child.from < span.to);
-        let touched = first..after.max(first);
-        let mut changed = false;
-        for child in &mut self.live[touched.clone()] {
-            changed |= child.load(commit, level)?.assert_over(commit, span, row)?;
-        }
-        if changed {
-            self.settle(commit, touched)?;
-        }
-        Ok(changed)
-    }
-
-    /// Replaces the unsound ones among these children.
-    fn settle(&mut self, commit: &Commit<'_>, touched: Range<usize>) -> Result<()> {
-        let (mut index, mut left) = (touched.start, touched.len());
-        while left > 0 && index < self.live.len() {
-            if !self.is_child_unsound(index) {
-                (index, left) = (index + 1, left - 1);
-                continue;
-            }
-            let mut group = index..index + 1;
-            while group.end < self.live.len() && self.is_child_unsound(group.end) {
-                group.end += 1;
-            }
-            left = left.saturating_sub(group.len());
-            let (next, taken_right) = self.replace(commit, group)?;
-            index = next;
-            left = left.saturating_sub(taken_right);
-        }
-        Ok(())
-    }
-
-    fn is_child_unsound(&mut self, index: usize) -> bool {
-        let has_siblings = self.live.len() > 1;
-        self.live[index]
-            .node
-            .as_mut()
-            .is_some_and(|node| node.is_unsound(has_siblings))
-    }
-
-    /// Replaces neighbouring children by pages made of their live parts. Returns the index after those, and how many siblings
-    /// it took in from the right.
-    fn replace(&mut self, commit: &Commit<'_>, group: Range<usize>) -> Result<(usize, usize)> {
-        let mut start = group.start;
-        let mut taken_right = 0;
-        let mut pool = self.retire(commit, group)?;
-        loop {
-            if let Node::Inner(pool) = &mut pool {
-                // Leaves that had no sibling under their old parent may have one now.
-                pool.settle(commit, 0..pool.live.len())?;
-            }
-            if pool.live_bytes() >= REFILL_BYTES || self.live.is_empty() {
-                break;
-            }
-            // The left one if there is one: replay takes in the same.
-            let nodes = if start > 0 {
-                start -= 1;
-                vec![self.retire(commit, start..start + 1)?, pool]
-            } else {
-                taken_right += 1;
-                vec![pool, self.retire(commit, 0..1)?]
-            };
-            pool = some_pool(Node::pooled(nodes, commit.at))?;
-        }
-        let pages = pool.cut();
-        let next = start + pages.len();
-        let fresh = pages.into_iter().map(Child::fresh);
-        self.live.splice(start..start, fresh);
-        self.changed = true;
-        Ok((next, taken_right))
-    }
-
-    /// Takes children out, closes their entries, and pools their live parts.
-    fn retire(&mut self, commit: &Commit<'_>, group: Range<usize>) -> Result<Node> {
-        let level = self.header.level - 1;
-        let mut nodes = Vec::with_capacity(group.len());
-        for child in self.live.drain(group) {
-            // One made by this very commit was never on disk, and of those that end as this page begins no reader knows.
-            if child.since < commit.at && self.header.since < commit.at {
-                self.dead.push(Entry {
-                    from: child.from,
-                    since: child.since,
-                    until: commit.at,
-                });
-            }
-            nodes.push(child.into_node(commit, level)?);
-        }
-        some_pool(Node::pooled(nodes, commit.at))
-    }
-
-    fn cut(mut self) -> Vec<Self> {
-        let items: Vec<_> = page_codec::entry_bytes(&self.entries())
-            .into_iter()
-            .map(|bytes| Item {
-                bytes,
-                shared: None,
-            })
-            .collect();
-        let mut pages = Vec::new();
-        let mut end = self.header.span.to;
-        for piece in cut::balanced(&items, INNER_FILL_BYTES, LOW_BYTES)
-            .into_iter()
-            .rev()
-        {
-            let live = self.live.split_off(piece.start);
-            let from = match live.first() {
-                Some(first) if piece.start > 0 => first.from,
-                _ => self.header.span.from,
-            };
-            pages.push(Self {
-                header: Header {
-                    span: Span { from, to: end },
-                    ..self.header
-                },
-                changed: true,
-                dead: Vec::new(),
-                live,
-            });
-            end = from;
-        }
-        pages.reverse();
-        pages
-    }
-}
-
-impl Child {
-    fn fresh(node: Node) -> Self {
-        let id = node.id();
-        Self {
-            from: id.from,
-            since: id.since,
-            node: Some(Box::new(node)),
-        }
-    }
-
-    fn load(&mut self, commit: &Commit<'_>, level: u8) -> Result<&mut Node> {
-        if self.node.is_none() {
-            self.node = Some(Box::new(load(commit, self.id(level))?));
-        }
-        self.node
-            .as_deref_mut()
-            .ok_or_else(|| Error::damaged("a page", "it is gone after it was read"))
-    }
-
-    fn into_node(self, commit: &Commit<'_>, level: u8) -> Result<Node> {
-        let id = self.id(level);
-        match self.node {
-            Some(node) => Ok(*node),
-            None => load(commit, id),
-        }
-    }
-
-    fn id(&self, level: u8) -> PageId {
-        PageId {
-            level,
-            since: self.since,
-            from: self.from,
-        }
-    }
-}
-
-fn load(commit: &Commit<'_>, id: PageId) -> Result<Node> {
-    let view = (commit.load)(id)?;
-    Node::from_view(&view).map_err(|malformed| Error::damaged(format!("page {id:?}"), malformed.0))
-}
-
-fn some_pool(pool: Option<Node>) -> Result<Node> {
-    pool.ok_or_else(|| Error::damaged("a page", "it has no children to pool"))
 }
 
 fn is_leaf_too_long(page: &mut Page) -> bool {

@@ -6,7 +6,8 @@ use super::{
     Store,
     error::Error,
     page::{Page, Row},
-    page_codec::{Entry, PageId, PageView},
+    page_codec::{Entry, PageId},
+    page_view::PageView,
     pages::{Head, Pages, Source},
     timeline::{OPEN, Span},
 };
@@ -114,10 +115,10 @@ impl Pages {
 
 /// The text of damage; any other error is passed on.
 fn damage(error: Error) -> Result<String, Error> {
-    match error {
-        Error::Damaged { what, cause } => Ok(format!("{what}: {cause}")),
-        other => Err(other),
+    if let Error::Damaged { what, cause } = error {
+        return Ok(format!("{what}: {cause}"));
     }
+    Err(error)
 }
 
 struct Walk<'a> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    edit::Edit,
+    edit::{Edit, Segment},
     error::Error,
     keys,
     log::Change,
@@ -14,9 +14,6 @@ use super::{
 
 /// Since when a point has its owner, and the row (`None`: ended). `None`: nothing is known.
 pub(super) type Owner = Option<(i64, Option<Vec<u8>>)>;
-
-/// A range of valid time and the row that holds over it (`None`: ended).
-pub(super) type Segment = (Span, Option<Vec<u8>>);
 
 /// A basis at which everything that is live is visible.
 const LIVE: i64 = OPEN - 1;
