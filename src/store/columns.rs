@@ -199,7 +199,7 @@ impl Store {
             .filter(|&&index| (1..=attribute_count).contains(&index))
             .map(|&index| index - 1)
             .collect();
-        let snapshots = &self.inner.snapshots;
+        let snapshots = &self.inner.published.snapshots;
         snapshots.get(self, entity_type, basis, &attributes, Demand::Scan)
     }
 }

@@ -74,7 +74,6 @@ use self::{
     committer::{Committer, Job, Published, QUEUE_JOBS, Reply},
     journal::Journal,
     pages::Pages,
-    snapshots::{MAX_SNAPSHOT_BYTES, Snapshots},
 };
 use crate::{
     kv::Database,
@@ -103,7 +102,6 @@ struct Inner {
     committer: Mutex<Option<JoinHandle<()>>>,
     /// Cancelled when answers that go on without end must end.
     streams: CancellationToken,
-    snapshots: Snapshots,
 }
 
 impl Drop for Inner {
@@ -168,7 +166,6 @@ impl Store {
                 jobs: Mutex::new(Some(sender)),
                 committer: Mutex::new(Some(thread)),
                 streams: CancellationToken::new(),
-                snapshots: Snapshots::new(MAX_SNAPSHOT_BYTES),
             }),
         })
     }
@@ -185,7 +182,7 @@ impl Store {
 
     /// Forgets the decoded columns that are kept of a type. Answers stay as they are; the next ones take longer.
     pub fn forget_snapshots(&self, entity_type: &str) {
-        self.inner.snapshots.forget(entity_type);
+        self.inner.published.snapshots.forget(entity_type);
     }
 
     /// Ends answers that go on for as long as their client wants: [`Store::streams_ended`] returns. Reads and writes go on.
