@@ -185,6 +185,9 @@ messages! {
     GetEntityResponse { outcome: EntityOutcome, version, valid_time, basis }
     BatchGetEntitiesResponse { entities, valid_time, basis }
     batch_get_entities_response::Entity { entity_id, outcome: EntityOutcome, version }
+    ListChangesResponse { system_time, changes, resume_token, heartbeat }
+    list_changes_response::Change { entity_type, entity_id, valid_from, valid_to, before, after }
+    list_changes_response::State { outcome: EntityOutcome, attributes }
     ListHistoryResponse { versions, next_page_token, basis }
 
     HivePartition { column, format, grain: Grain, time_zone }

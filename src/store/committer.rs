@@ -81,9 +81,10 @@ pub(super) struct Published {
     last_changed: RwLock<BTreeMap<String, i64>>,
     /// The last commit when the store was opened.
     opened_at: i64,
+    /// What readers share. Whatever changes answers at bases that have passed must be forgotten there.
+    pub(super) snapshots: Snapshots,
     /// The last flushed commit: its sequence, 0 before the first, and its system time.
     pub(super) last: watch::Sender<(u64, i64)>,
-    pub(super) snapshots: Snapshots,
 }
 
 impl Published {
@@ -138,9 +139,9 @@ impl Committer {
             types: RwLock::new(types.clone()),
             first_known: RwLock::new(journal.first_known.clone()),
             last_changed: RwLock::default(),
+            snapshots: Snapshots::new(MAX_SNAPSHOT_BYTES),
             opened_at: watermark,
             last: watch::Sender::new((journal.end.sequence, watermark)),
-            snapshots: Snapshots::new(MAX_SNAPSHOT_BYTES),
         });
         Self {
             journal,

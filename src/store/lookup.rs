@@ -96,6 +96,15 @@ impl States {
     }
 }
 
+/// The rows that ask for one entity.
+struct Wanted<'a> {
+    id: &'a str,
+    /// In order of their instants; never empty.
+    asked: &'a [usize],
+    /// By row.
+    at: &'a TimestampMicrosecondArray,
+}
+
 impl Store {
     /// The state of each (`ids[i]`, `at[i]`) at `basis`, as a struct of [`state_fields`]; null where there is no value, or
     /// either input is null. Blocks.
@@ -185,43 +194,36 @@ impl Store {
             (ids.value(a), at.value(a)).cmp(&(ids.value(b), at.value(b)))
         });
         for asked in order.chunk_by(|&a, &b| ids.value(a) == ids.value(b)) {
-            self.look_up_entity(
-                entity_type,
-                ids.value(asked[0]),
-                asked,
-                at,
-                basis,
-                &mut rows,
-                &mut states,
-            )?;
+            let id = ids.value(asked[0]);
+            let key = keys::entity_key(entity_type.name(), id);
+            let wanted = Wanted { id, asked, at };
+            self.look_up_entity(&key, &wanted, basis, &mut rows, &mut states)?;
         }
         states.set_columns(rows.finish_columns());
         Ok(states)
     }
 
-    /// Answers the rows `asked`, in order of their instants, from the pages of one entity.
+    /// Answers the rows that ask for one entity from its pages.
     fn look_up_entity(
         &self,
-        entity_type: &EntityType,
-        id: &str,
-        asked: &[usize],
-        at: &TimestampMicrosecondArray,
+        key: &[u8],
+        wanted: &Wanted<'_>,
         basis: i64,
         rows: &mut Rows,
         states: &mut States,
     ) -> Result<()> {
+        let Wanted { id, asked, at } = *wanted;
         let (first, last) = (at.value(asked[0]), at.value(asked[asked.len() - 1]));
         let mut open = asked.iter().copied().peekable();
-        let key = keys::entity_key(entity_type.name(), id);
         let pages = &self.inner.pages;
-        let head = pages.head(&key)?;
+        let head = pages.head(key)?;
         if head.is_erased_at(basis) {
             for &row in asked {
                 states.set_erased(row);
             }
             return Ok(());
         }
-        read::each_visible_whole(pages, &key, head, first..=last, basis, |run, row| {
+        read::each_visible_whole(pages, key, head, first..=last, basis, |run, row| {
             while open.next_if(|&next| at.value(next) < run.from).is_some() {}
             let mut position = None;
             while let Some(next) = open.next_if(|&next| at.value(next) < run.to) {

@@ -517,3 +517,79 @@ fn a_server_ends_well_on_either_signal() {
         assert_eq!(status.code(), Some(0), "{signal}");
     }
 }
+
+#[test]
+fn rows_are_looked_up_and_changes_told_in_order() {
+    let served = Served::defined();
+    let lines = |line: &str| -> Vec<Value> {
+        let output = served.run(&format!("{line} -o json"));
+        assert_eq!(code(&output), 0, "{line}: {}", stderr(&output));
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        text.lines()
+            .map(|line| serde_json::from_str(line).expect("JSON lines"))
+            .collect()
+    };
+    for put in [
+        "entity put pump p1 pressure=1.5 site=north --from 2024-01-01 --forever",
+        "entity put pump p1 pressure=2.5 site=north --from 2024-02-01 --forever",
+        "entity put pump p2 site=south --from 2024-01-01 --forever",
+    ] {
+        assert_eq!(code(&served.run(put)), 0);
+    }
+    let rows = served.folder.path().join("rows.csv");
+    std::fs::write(
+        &rows,
+        "valid_time,entity_id\n2024-02-01,p1\n2024-01-15,\"p1\"\n2023-01-01,p1\n2024-03-01,p2\n",
+    )
+    .expect("written");
+    let lookup = format!(
+        "entity lookup pump --rows {} --attributes pressure",
+        rows.display()
+    );
+    let pressure = |line: &Value| line["attributes"]["pressure"].clone();
+    let found = lines(&lookup);
+    let pressures: Vec<_> = found.iter().map(pressure).collect();
+    let none = Value::Null;
+    assert_eq!(
+        pressures,
+        [Value::from(2.5), Value::from(1.5), none.clone(), none]
+    );
+    assert_eq!(found[2]["outcome"], "NOT_KNOWN");
+    assert_eq!(pressure(&lines(&format!("{lookup} --strict"))[0]), 1.5);
+    let aged = lines(&format!("{lookup} --max-age 7d"));
+    assert_eq!(aged[1]["outcome"], "TOO_OLD");
+    let table = served.run(&lookup);
+    let table = String::from_utf8(table.stdout).expect("UTF-8");
+    assert!(
+        table.contains("PRESSURE") && table.contains("not known"),
+        "{table}"
+    );
+    std::fs::write(&rows, "valid_time,entity_id\nnoon,p1\n").expect("written");
+    let refused = served.run(&lookup);
+    assert_ne!(code(&refused), 0);
+    assert!(stderr(&refused).contains("line 2"), "{}", stderr(&refused));
+
+    let told = lines("entity changes --type pump");
+    let changes: Vec<_> = told
+        .iter()
+        .flat_map(|line| line["changes"].as_array().expect("changes"))
+        .collect();
+    assert_eq!(changes.len(), 3);
+    assert_eq!(changes[1]["before"]["attributes"]["pressure"], 1.5);
+    assert_eq!(changes[1]["after"]["attributes"]["pressure"], 2.5);
+    assert_eq!(told.last().expect("an end")["heartbeat"], true);
+    let token = told[0]["resume_token"].as_str().expect("a token");
+    assert_eq!(
+        lines(&format!("entity changes --type pump --resume {token}")).len(),
+        told.len() - 1
+    );
+    let table = served.run("entity changes");
+    let table = String::from_utf8(table.stdout).expect("UTF-8");
+    assert!(table.contains("(not known) ->"), "{table}");
+
+    let kept = lines("entity scan pump --where pressure>2 --attributes site --at 2024-03-01");
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0]["attributes"], serde_json::json!({"site": "north"}));
+    assert_ne!(code(&served.run("entity scan pump --where pressure")), 0);
+    assert_eq!(code(&served.run("entity history pump p1 --coalesce")), 0);
+}

@@ -272,7 +272,7 @@ fn every_token_goes_on_where_its_message_ended() {
             .iter()
             .filter(|message| micros(message.system_time) == Some(2_010) && !message.heartbeat);
         assert!(
-            large.count() > 2,
+            large.count() >= 2,
             "a large commit comes in several messages"
         );
         for (index, message) in all.iter().enumerate() {

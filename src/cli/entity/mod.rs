@@ -1,5 +1,7 @@
 //! `hindcast entity`: writing and reading entities on two time axes.
 
+mod changes;
+mod lookup;
 mod read;
 mod write;
 
@@ -42,6 +44,12 @@ pub(crate) enum Command {
     /// Shows every entity of a type as of a point in time
     #[command(after_help = TIMES)]
     Scan(read::ScanArgs),
+    /// Looks up many entities, each at its own instant, in the order of a file
+    #[command(after_help = format!("{LOOKUP_HELP}\n\n{TIMES}"))]
+    Lookup(lookup::LookupArgs),
+    /// Shows what commits changed, and what they changed it to
+    #[command(after_help = TIMES)]
+    Changes(changes::ChangesArgs),
     /// Loads entities from a file, one JSON object per line
     #[command(after_help = LOAD_HELP)]
     Load(LoadArgs),
@@ -79,6 +87,18 @@ Examples:
   hindcast entity get airport_weather JFK --at 2013-02-08T12:00
   hindcast entity get airport_weather JFK --at 2013-02-08T12:00 \\
     --basis 2026-03-01T00:00:00Z";
+
+const LOOKUP_HELP: &str = r#"Each row names an entity and an instant, as a JSON object per line or as CSV with
+a heading (a file whose name ends in .csv, or --csv):
+  {"entity_id": "JFK", "valid_time": "2013-02-08T12:00:00Z"}
+
+  entity_id    required
+  valid_time   required: RFC 3339, or a date or time that is taken as UTC
+  basis        what was known then; without it: --basis
+
+Examples:
+  hindcast entity lookup airport_weather --rows departures.csv --max-age 2h
+  hindcast entity lookup aircraft --rows - --strict --attributes seats < rows.ndjson"#;
 
 const LOAD_HELP: &str = r#"Each line is one mutation:
   {"entity_type": "aircraft", "entity_id": "N14228", "attributes": {"seats": 149},
@@ -126,6 +146,8 @@ pub(crate) async fn run(command: &Command, client: &Client, format: Format) -> R
         Command::Get(args) => read::get(args, client, format).await,
         Command::History(args) => read::history(args, client, format).await,
         Command::Scan(args) => read::scan(args, client, format).await,
+        Command::Lookup(args) => lookup::lookup(args, client, format).await,
+        Command::Changes(args) => changes::changes(args, client, format).await,
         Command::Load(args) => load_files(args, client, format).await,
     }
 }

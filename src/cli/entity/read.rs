@@ -62,6 +62,9 @@ pub(crate) struct HistoryArgs {
     /// What was known then; without it: what is known now
     #[arg(long, value_name = "TIME")]
     basis: Option<TimeArg>,
+    /// Join versions that follow each other and say the same
+    #[arg(long)]
+    coalesce: bool,
 }
 
 /// Arguments of `entity scan`.
@@ -78,6 +81,17 @@ pub(crate) struct ScanArgs {
     /// Only ids after this one
     #[arg(long, default_value = "", value_name = "ID", hide_default_value = true)]
     after: String,
+    /// Only entities for which this is true, in SQL: "seats > 100 AND model LIKE '737%'"
+    #[arg(
+        long = "where",
+        default_value = "",
+        value_name = "CONDITION",
+        hide_default_value = true
+    )]
+    filter: String,
+    /// Only these attributes
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    attributes: Vec<String>,
 }
 
 pub(super) async fn get(args: &GetArgs, client: &Client, format: Format) -> Result<(), Error> {
@@ -170,7 +184,7 @@ fn show_batch(response: &pb::BatchGetEntitiesResponse, format: Format) -> Result
     columns.print("no entities")
 }
 
-fn describe(outcome: EntityOutcome) -> &'static str {
+pub(super) fn describe(outcome: EntityOutcome) -> &'static str {
     match outcome {
         EntityOutcome::Value => "has a value",
         EntityOutcome::NotKnown => "not known: nothing was said about this point",
@@ -181,7 +195,7 @@ fn describe(outcome: EntityOutcome) -> &'static str {
     }
 }
 
-fn open_end(instant: Option<prost_types::Timestamp>) -> String {
+pub(super) fn open_end(instant: Option<prost_types::Timestamp>) -> String {
     instant
         .as_ref()
         .map_or_else(|| "open".to_owned(), times::show)
@@ -203,7 +217,7 @@ pub(super) async fn history(
         basis: utc(args.basis.as_ref()),
         page_size: HISTORY_PAGE_SIZE,
         page_token: String::new(),
-        ..Default::default()
+        coalesce: args.coalesce,
     };
     let mut versions = Vec::new();
     loop {
@@ -249,19 +263,26 @@ pub(super) async fn scan(args: &ScanArgs, client: &Client, format: Format) -> Re
         valid_time: utc(args.point.at.as_ref()),
         basis: utc(args.point.basis.as_ref()),
         after_entity_id: args.after.clone(),
-        ..Default::default()
+        filter: args.filter.clone(),
+        attributes: args.attributes.clone(),
     };
     let limit = args.limit.unwrap_or(if format == Format::Json {
         usize::MAX
     } else {
         TABLE_LIMIT
     });
-    let names: Vec<&str> = entity_type
+    // What the server does not know it refuses: the others only are shown.
+    let is_asked = |name: &String| args.attributes.is_empty() || args.attributes.contains(name);
+    let shown_attributes: Vec<_> = entity_type
         .attributes
+        .iter()
+        .filter(|attribute| is_asked(&attribute.name))
+        .collect();
+    let names: Vec<&str> = shown_attributes
         .iter()
         .map(|attribute| attribute.name.as_str())
         .collect();
-    let headings = scan_headings(&entity_type);
+    let headings = scan_headings(&shown_attributes);
     let mut columns = Columns::new(&headings.iter().map(String::as_str).collect::<Vec<_>>());
     let mut stream = client.store().scan_entities(request).await?.into_inner();
     let (mut shown, mut last_id) = (0, String::new());
@@ -286,8 +307,8 @@ pub(super) async fn scan(args: &ScanArgs, client: &Client, format: Format) -> Re
 }
 
 /// Attributes by name, numbers to the right.
-fn scan_headings(entity_type: &pb::EntityType) -> Vec<String> {
-    let attributes = entity_type.attributes.iter().map(|attribute| {
+fn scan_headings(attributes: &[&pb::Attribute]) -> Vec<String> {
+    let attributes = attributes.iter().map(|attribute| {
         let is_number = matches!(
             attribute.kind(),
             AttributeKind::Int64 | AttributeKind::Float64 | AttributeKind::Decimal
