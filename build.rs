@@ -5,7 +5,8 @@ use std::{env, error::Error, path::PathBuf};
 use prost::Message;
 
 const PROTO_ROOT: &str = "proto";
-const PROTOS: [&str; 4] = [
+const PROTOS: [&str; 5] = [
+    "hindcast/v1/admin.proto",
     "hindcast/v1/common.proto",
     "hindcast/v1/entity_store.proto",
     "hindcast/v1/catalog.proto",

@@ -39,6 +39,10 @@ power-cuts rounds="200":
 quickstart *args:
     cargo run --release --locked -- quickstart {{ args }}
 
+# A million corrections of one entity, in seven patterns: few pages per read, and right answers.
+adversarial count="1000000":
+    HINDCAST_ADVERSARIAL={{ count }} cargo test --release --locked --test it store_adversarial -- --nocapture --test-threads 2
+
 # Measure.
 bench *args:
     cargo bench --locked {{ args }}

@@ -30,6 +30,8 @@ pub const DEFAULT_LISTEN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4780);
 /// Partitions of one backfill that run at once, unless it says otherwise.
 pub const DEFAULT_MAX_ACTIVE_PARTITIONS: u32 = 4;
+/// Partitions of all backfills together that compute at once.
+pub const DEFAULT_SERVER_ACTIVE_PARTITIONS: u32 = 16;
 /// Bytes of stored pages that are kept in memory.
 pub const DEFAULT_STORE_CACHE_BYTES: u64 = 256 << 20;
 /// Bytes of working memory of all running queries.
@@ -50,6 +52,8 @@ pub struct ServerConfig {
     pub warehouse_dir: Option<PathBuf>,
     /// Partitions of one backfill that run at once, unless it says otherwise.
     pub max_active_partitions: u32,
+    /// Partitions of all backfills together that compute at once: fairly shared out, higher priorities first.
+    pub server_active_partitions: u32,
     /// Bytes of stored pages that are kept in memory.
     pub store_cache_bytes: u64,
     /// Bytes of working memory of all running queries; beyond it they spill to disk.
@@ -66,6 +70,7 @@ impl ServerConfig {
             listen: DEFAULT_LISTEN,
             warehouse_dir: None,
             max_active_partitions: DEFAULT_MAX_ACTIVE_PARTITIONS,
+            server_active_partitions: DEFAULT_SERVER_ACTIVE_PARTITIONS,
             store_cache_bytes: DEFAULT_STORE_CACHE_BYTES,
             engine_memory_bytes: DEFAULT_ENGINE_MEMORY_BYTES,
             watch: WatchSettings::default(),
@@ -246,6 +251,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
         ids: SystemIds::shared() as Arc<dyn IdSource>,
         config: ExecutorConfig {
             default_max_active_partitions: config.max_active_partitions,
+            max_active_partitions: config.server_active_partitions,
             watch: config.watch,
         },
     };

@@ -9,9 +9,13 @@ mod requests;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -19,8 +23,9 @@ use super::{
     decide::{Action, Command, PublishedAttempt, decide},
     executor::{Shared, same_request},
     journal::bounded_message,
-    model::{BackfillSpec, BackfillState, Change, DependencyShape, Event, Plan, Record},
+    model::{BackfillSpec, BackfillState, Change, DependencyShape, Event, Parent, Plan, Record},
     publish::{PublishDone, PublishItem, Publisher},
+    slots::{self, Claim},
     state::State,
     watch::{Watched, finished_rows},
 };
@@ -28,6 +33,7 @@ use crate::{
     engine::{self, Computed, Engine, PartitionWork, PinnedInputs},
     ids::IdSource,
     lake::AttemptId,
+    time::Clock,
 };
 
 /// Commands that one turn takes up: they share a flush.
@@ -39,11 +45,14 @@ pub(super) enum Message {
     Create {
         spec: BackfillSpec,
         plan: Box<Plan>,
+        parent: Option<Parent>,
         request_id: Option<String>,
         reply: Reply,
     },
-    Cancel {
+    /// Something is asked of a backfill that is there.
+    Control {
         name: String,
+        ask: Ask,
         reply: Reply,
     },
     AttemptEnded {
@@ -51,6 +60,8 @@ pub(super) enum Message {
         index: u32,
         attempt: u32,
         outcome: Box<engine::Result<Computed>>,
+        /// It was stopped because it took longer than this.
+        timed_out: Option<Duration>,
     },
     PublishEnded(PublishDone),
     RetryDue {
@@ -63,6 +74,16 @@ pub(super) enum Message {
     },
 }
 
+/// What may be asked of a backfill that is there.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ask {
+    Pause,
+    Resume,
+    SetConcurrency(u32),
+    Retry,
+    Cancel,
+}
+
 /// A backfill that has not ended.
 struct Live {
     watched: Arc<Watched>,
@@ -73,6 +94,8 @@ struct Live {
     attempts: HashMap<u32, CancellationToken>,
     /// Rows of attempts that are computed and not yet handed on.
     computed: HashMap<(u32, u32), Computed>,
+    /// When it got its last slot, in grants of the server.
+    last_grant: u64,
 }
 
 /// The task's own state.
@@ -83,6 +106,12 @@ pub(super) struct Actor {
     ids: Arc<dyn IdSource>,
     messages: mpsc::Sender<Message>,
     live: BTreeMap<String, Live>,
+    /// Attempts that compute at once, of all backfills together.
+    max_active: usize,
+    /// Slots granted so far.
+    grants: u64,
+    /// The tidying up after backfills that ended. Nothing of theirs may start before it is over.
+    tidying: HashMap<String, JoinHandle<()>>,
     tasks: TaskTracker,
     closing: Option<oneshot::Sender<()>>,
 }
@@ -105,6 +134,7 @@ impl Actor {
         publisher: Publisher,
         ids: Arc<dyn IdSource>,
         messages: mpsc::Sender<Message>,
+        max_active: u32,
     ) -> Self {
         Self {
             shared,
@@ -113,6 +143,9 @@ impl Actor {
             ids,
             messages,
             live: BTreeMap::new(),
+            max_active: max_active as usize,
+            grants: 0,
+            tidying: HashMap::new(),
             tasks: TaskTracker::new(),
             closing: None,
         }
@@ -171,7 +204,7 @@ impl Actor {
             let inputs = Arc::new(self.shared.planner.inputs(&watched.record.plan)?);
             self.adopt(watched, inputs, state);
             tracing::info!(backfill = %name, "resuming");
-            self.command(&name, Command::Resume { published }, &mut turn);
+            self.command(&name, Command::Recover { published }, &mut turn);
         }
         self.finish_turn(turn).await
     }
@@ -184,6 +217,7 @@ impl Actor {
             state,
             attempts: HashMap::new(),
             computed: HashMap::new(),
+            last_grant: 0,
         };
         self.live.insert(name, live);
     }
@@ -193,14 +227,15 @@ impl Actor {
             Message::Create {
                 spec,
                 plan,
+                parent,
                 request_id,
                 reply,
-            } => match self.create(spec, *plan, request_id, turn).await {
+            } => match self.create(spec, *plan, parent, request_id, turn).await {
                 Ok(watched) => turn.replies.push((reply, watched)),
                 // The caller may be gone.
                 Err(error) => drop(reply.send(Err(error))),
             },
-            Message::Cancel { name, reply } => match self.cancel(&name, turn) {
+            Message::Control { name, ask, reply } => match self.control(&name, ask, turn).await {
                 Ok(watched) => turn.replies.push((reply, watched)),
                 Err(error) => drop(reply.send(Err(error))),
             },
@@ -209,7 +244,8 @@ impl Actor {
                 index,
                 attempt,
                 outcome,
-            } => self.attempt_ended(&name, index, attempt, *outcome, turn),
+                timed_out,
+            } => self.attempt_ended(&name, index, attempt, *outcome, timed_out, turn),
             Message::PublishEnded(done) => self.publish_ended(done, turn),
             Message::RetryDue {
                 name,
@@ -250,6 +286,7 @@ impl Actor {
         index: u32,
         attempt: u32,
         outcome: engine::Result<Computed>,
+        timed_out: Option<Duration>,
         turn: &mut Turn,
     ) {
         let Some(live) = self.live.get_mut(name) else {
@@ -257,6 +294,16 @@ impl Actor {
         };
         live.attempts.remove(&index);
         let command = match outcome {
+            Err(engine::Error::Stopped) if let Some(limit) = timed_out => Command::Failed {
+                index,
+                attempt,
+                message: format!(
+                    "it took longer than {} s, which is its limit",
+                    limit.as_secs_f64()
+                ),
+                retryable: true,
+                jitter: self.ids.fraction(),
+            },
             Ok(computed) => {
                 live.computed.insert((index, attempt), computed);
                 Command::Staged { index, attempt }
@@ -282,6 +329,8 @@ impl Actor {
                     attempt: item.attempt,
                     rows_read: item.rows_read,
                     rows_written: item.rows_written,
+                    bytes_written: item.staged.size_bytes,
+                    staged_at_micros: Some(item.staged_at_micros),
                     snapshot_id: *snapshot_id,
                 }),
                 Err(failure) => Command::Failed {
@@ -300,6 +349,7 @@ impl Actor {
     /// Journals the turn, shows it, and acts on it. Actions may lead to more events: then another turn follows.
     async fn finish_turn(&mut self, mut turn: Turn) -> Result<()> {
         loop {
+            self.fill_slots(&mut turn);
             let Turn {
                 events,
                 actions,
@@ -318,6 +368,36 @@ impl Actor {
             if turn.events.is_empty() && turn.actions.is_empty() {
                 return Ok(());
             }
+        }
+    }
+
+    /// Shares the free slots out.
+    fn fill_slots(&mut self, turn: &mut Turn) {
+        let claims: Vec<_> = self
+            .live
+            .values()
+            .map(|live| Claim {
+                priority: live.watched.record.spec.priority,
+                active: live.state.computing_count(),
+                wanted: live.state.wanted(&live.watched.record.plan),
+                last_grant: live.last_grant,
+            })
+            .collect();
+        let active: usize = claims.iter().map(|claim| claim.active).sum();
+        let free = self.max_active.saturating_sub(active);
+        let granted = slots::share(&claims, free, &mut self.grants);
+        let granted: Vec<_> = self
+            .live
+            .keys()
+            .cloned()
+            .zip(granted)
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        for (name, count) in granted {
+            if let Some(live) = self.live.get_mut(&name) {
+                live.last_grant = self.grants;
+            }
+            self.command(&name, Command::Fill { count }, turn);
         }
     }
 
@@ -354,6 +434,9 @@ impl Actor {
                 }
             }
             live.watched.sequence.send_replace(visible.last_sequence);
+        }
+        if !events.is_empty() {
+            self.shared.changed.send_modify(|count| *count += 1);
         }
     }
 
@@ -397,16 +480,20 @@ impl Actor {
         };
         let cancel = CancellationToken::new();
         live.attempts.insert(index, cancel.clone());
+        let limit = live.watched.record.plan.retry.attempt_timeout;
         let engine = Arc::clone(&self.engine);
+        let clock = Arc::clone(&self.shared.clock);
         let messages = self.messages.clone();
         let name = name.to_owned();
         self.tasks.spawn(async move {
-            let outcome = Box::new(engine.run(work, cancel).await);
+            let (outcome, timed_out) =
+                run_within(limit, engine.as_ref(), &clock, work, cancel).await;
             let report = Message::AttemptEnded {
                 name,
                 index,
                 attempt,
-                outcome,
+                outcome: Box::new(outcome),
+                timed_out,
             };
             // An executor that is gone fences the attempt off by itself.
             let _ = messages.send(report).await;
@@ -426,6 +513,7 @@ impl Actor {
             attempt,
             rows_read: computed.rows_read,
             rows_written: computed.staged.row_count,
+            staged_at_micros: self.shared.clock.now_micros(),
             staged: computed.staged,
         };
         self.publisher
@@ -486,8 +574,10 @@ impl Actor {
         tracing::info!(backfill = %name, state = ?live.state.state, "ended");
         let journal = self.shared.journal.clone();
         let leftovers = self.publisher.remove_leftovers(&live.watched.record);
+        let key = name.to_owned();
         let name = name.to_owned();
-        self.tasks.spawn(async move {
+        self.tidying.retain(|_, tidying| !tidying.is_finished());
+        let tidying = self.tasks.spawn(async move {
             if let Err(error) = leftovers.await {
                 tracing::warn!(backfill = %name, %error, "cannot remove files that were staged and not published");
             }
@@ -501,5 +591,28 @@ impl Actor {
                 Err(error) => tracing::warn!(backfill = %name, %error, "cannot remember how it ended; its log says it"),
             }
         });
+        self.tidying.insert(key, tidying);
+    }
+}
+
+/// Runs one attempt, for `limit` at most; the limit comes with the outcome if it was reached.
+async fn run_within(
+    limit: Option<Duration>,
+    engine: &dyn Engine,
+    clock: &Arc<dyn Clock>,
+    work: PartitionWork,
+    cancel: CancellationToken,
+) -> (engine::Result<Computed>, Option<Duration>) {
+    let mut running = engine.run(work, cancel.clone());
+    let Some(limit) = limit else {
+        return (running.await, None);
+    };
+    tokio::select! {
+        outcome = &mut running => (outcome, None),
+        () = clock.sleep(limit) => {
+            cancel.cancel();
+            // What it staged is removed before it returns.
+            (running.await, Some(limit))
+        }
     }
 }

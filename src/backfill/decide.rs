@@ -1,7 +1,13 @@
 //! What a command leads to: pure.
 //!
 //! [`decide`] says which events a command makes and what is to be done once they are journalled. After a restart the state
-//! is the fold of the journal, and [`Command::Resume`] takes up what was under way.
+//! is the fold of the journal, and [`Command::Recover`] takes up what was under way. No command but [`Command::Fill`] starts
+//! an attempt: who may start how many is shared out among all backfills, in [`slots`](super::slots).
+//!
+//! Here is the life of attempts; what people ask of a backfill is in `control`, what a restart does in `recover`.
+
+mod control;
+mod recover;
 
 use super::{
     model::{
@@ -11,14 +17,16 @@ use super::{
     state::{PartitionRun, State},
 };
 
-/// Staged partitions that may wait to be published before no more attempts start.
-const MAX_STAGED: usize = 64;
-
 /// Something that happened or is asked for.
 #[derive(Debug, Clone)]
 pub(super) enum Command {
     /// Begin.
     Start,
+    /// So many attempts may start now.
+    Fill {
+        /// At most what [`State::wanted`] says.
+        count: usize,
+    },
     /// An attempt's rows are staged.
     Staged {
         /// Its partition.
@@ -55,10 +63,18 @@ pub(super) enum Command {
         /// The attempt that failed before it.
         attempt: u32,
     },
+    /// Start nothing new until [`Command::Resume`].
+    Pause,
+    /// Go on.
+    Resume,
+    /// So many partitions may compute at once from now on.
+    SetConcurrency(u32),
+    /// Take up what an ended backfill did not publish.
+    Retry,
     /// Stop everything for good.
     Cancel,
     /// The server came back. What the table says of this backfill comes with it.
-    Resume {
+    Recover {
         /// Attempts that were published, whether the journal knows it or not.
         published: Vec<PublishedAttempt>,
     },
@@ -77,6 +93,10 @@ pub(super) struct PublishedAttempt {
     pub(super) rows_read: u64,
     /// What it wrote.
     pub(super) rows_written: u64,
+    /// What it wrote; 0 where only the table tells of it.
+    pub(super) bytes_written: u64,
+    /// When its rows were staged, if that is known.
+    pub(super) staged_at_micros: Option<i64>,
     /// What published it.
     pub(super) snapshot_id: i64,
 }
@@ -144,6 +164,7 @@ pub(super) fn decide(
     };
     match command {
         Command::Start => step.start(),
+        Command::Fill { count } => step.fill(count),
         Command::Staged { index, attempt } => step.staged(index, attempt),
         Command::Failed {
             index,
@@ -152,14 +173,15 @@ pub(super) fn decide(
             retryable,
             jitter,
         } => step.failed(index, attempt, message, retryable, jitter),
-        Command::Stopped { index, attempt } => {
-            step.stopped(index, attempt);
-            step.fill_slots();
-        }
+        Command::Stopped { index, attempt } => step.stopped(index, attempt),
         Command::Published(published) => step.published(&published),
         Command::RetryDue { index, attempt } => step.retry_due(index, attempt),
+        Command::Pause => step.pause(),
+        Command::Resume => step.resume(),
+        Command::SetConcurrency(count) => step.set_concurrency(count),
+        Command::Retry => step.retry(),
         Command::Cancel => step.cancel(),
-        Command::Resume { published } => step.resume(&published),
+        Command::Recover { published } => step.recover(&published),
         Command::Release => step.release(),
     }
     step.decision
@@ -192,25 +214,16 @@ impl Step<'_> {
         self.state.partitions.get(index as usize)
     }
 
-    fn start(&mut self) {
-        if self.state.state == BackfillState::Pending {
-            self.change(Change::State(BackfillState::Running));
-            self.fill_slots();
-        }
-    }
-
-    /// Starts as many pending partitions as may run.
-    fn fill_slots(&mut self) {
-        if self.state.state != BackfillState::Running || self.state.released {
-            return;
-        }
-        let limit = match self.record.plan.shape {
-            DependencyShape::Independent => self.record.plan.max_active_partitions as usize,
-            DependencyShape::Sequential => 1,
-        };
-        while self.state.computing_count() < limit && self.state.staged.len() < MAX_STAGED {
-            let Some(&index) = self.state.pending.first() else {
-                break;
+    /// Starts `count` pending partitions, or as many as may start.
+    fn fill(&mut self, count: usize) {
+        for _ in 0..count.min(self.state.wanted(&self.record.plan)) {
+            let next = if self.record.plan.run_backwards {
+                self.state.pending.last()
+            } else {
+                self.state.pending.first()
+            };
+            let Some(&index) = next else {
+                return;
             };
             let attempt = self.run(index).map_or(0, |run| run.attempt) + 1;
             self.start_attempt(index, attempt);
@@ -227,8 +240,11 @@ impl Step<'_> {
     }
 
     fn staged(&mut self, index: u32, attempt: u32) {
-        let accepted =
-            self.state.is_current(index, attempt) && self.state.state == BackfillState::Running;
+        let goes_on = matches!(
+            self.state.state,
+            BackfillState::Running | BackfillState::Paused
+        );
+        let accepted = goes_on && self.state.is_current(index, attempt);
         if !accepted {
             self.act(Action::Discard { index, attempt });
             self.stopped(index, attempt);
@@ -236,7 +252,6 @@ impl Step<'_> {
         }
         self.state.staged.insert(index);
         self.act(Action::Publish { index, attempt });
-        self.fill_slots();
     }
 
     fn published(&mut self, published: &PublishedAttempt) {
@@ -245,7 +260,6 @@ impl Step<'_> {
         }
         self.succeed(published);
         self.unblock_after(published.index);
-        self.fill_slots();
         self.finish_if_done();
     }
 
@@ -253,6 +267,8 @@ impl Step<'_> {
         self.change(Change::Partition(PartitionChange {
             rows_read: published.rows_read,
             rows_written: published.rows_written,
+            bytes_written: published.bytes_written,
+            staged_at_micros: published.staged_at_micros,
             snapshot_id: Some(published.snapshot_id),
             ..PartitionChange::plain(
                 published.index,
@@ -285,7 +301,7 @@ impl Step<'_> {
         }
         let policy = &self.record.plan.retry;
         let failure_count = self.run(index).map_or(0, |run| run.failure_count) + 1;
-        if retryable && failure_count < policy.max_attempts {
+        if retryable && failure_count < policy.max_attempts && !self.stops_on_failure() {
             let wait = retry::backoff(policy, failure_count, jitter);
             let at_micros = self
                 .now_micros
@@ -306,8 +322,8 @@ impl Step<'_> {
                 ..PartitionChange::plain(index, PartitionState::Failed, attempt)
             }));
             self.fail_downstream(index);
+            self.stop_if_failed();
         }
-        self.fill_slots();
         self.finish_if_done();
     }
 
@@ -316,13 +332,7 @@ impl Step<'_> {
         if self.record.plan.shape == DependencyShape::Independent {
             return;
         }
-        let label = self
-            .record
-            .plan
-            .partitions
-            .get(index as usize)
-            .map(|planned| planned.partition.label.clone())
-            .unwrap_or_default();
+        let label = self.label(index);
         let count = u32::try_from(self.state.partitions.len()).unwrap_or(u32::MAX);
         for later in index + 1..count {
             let Some(run) = self.run(later).filter(|run| !run.state.is_terminal()) else {
@@ -336,13 +346,36 @@ impl Step<'_> {
         }
     }
 
+    /// Whether nothing new may start because a partition failed for good.
+    fn stops_on_failure(&self) -> bool {
+        self.record.plan.stop_on_first_failure && self.state.count(PartitionState::Failed) > 0
+    }
+
+    /// Leaves out what has not started, if the backfill stops on the first failure. Attempts under way go on.
+    fn stop_if_failed(&mut self) {
+        if !self.stops_on_failure() {
+            return;
+        }
+        let failed = (0u32..)
+            .zip(&self.state.partitions)
+            .find(|(_, run)| run.state == PartitionState::Failed);
+        let label = failed.map_or_else(String::new, |(index, _)| self.label(index));
+        let message =
+            format!("partition {label} failed, and this backfill stops on the first failure");
+        self.cancel_waiting(Some(&message));
+    }
+
+    fn label(&self, index: u32) -> String {
+        let planned = self.record.plan.partitions.get(index as usize);
+        planned.map_or_else(String::new, |planned| planned.partition.label.clone())
+    }
+
     fn retry_due(&mut self, index: u32, attempt: u32) {
         let waits = self
             .run(index)
             .is_some_and(|run| run.state == PartitionState::WaitingRetry && run.attempt == attempt);
-        if waits && self.state.state == BackfillState::Running {
+        if waits {
             self.requeue(index, attempt);
-            self.fill_slots();
         }
     }
 
@@ -354,164 +387,19 @@ impl Step<'_> {
         )));
     }
 
-    fn cancel(&mut self) {
-        if !matches!(
-            self.state.state,
-            BackfillState::Pending | BackfillState::Running
-        ) {
-            return;
-        }
-        self.change(Change::State(BackfillState::Cancelling));
-        self.cancel_waiting();
-        self.act(Action::StopAttempts);
-        self.finish_if_done();
-    }
-
-    fn cancel_waiting(&mut self) {
-        let waiting: Vec<_> = (0u32..)
-            .zip(&self.state.partitions)
-            .filter(|(_, run)| !run.state.is_terminal() && run.state != PartitionState::Running)
-            .map(|(index, run)| (index, run.attempt))
-            .collect();
-        for (index, attempt) in waiting {
-            self.cancel_partition(index, attempt);
-        }
-    }
-
-    fn cancel_partition(&mut self, index: u32, attempt: u32) {
-        self.change(Change::Partition(PartitionChange::plain(
-            index,
-            PartitionState::Cancelled,
-            attempt,
-        )));
-    }
-
     /// An attempt ended without a result because it was told to.
     fn stopped(&mut self, index: u32, attempt: u32) {
         if !self.state.is_current(index, attempt) {
             return;
         }
         if self.state.state == BackfillState::Cancelling {
-            self.cancel_partition(index, attempt);
+            self.cancel_partition(index, attempt, None);
             self.finish_if_done();
         } else {
             self.requeue(index, attempt);
-        }
-    }
-
-    fn resume(&mut self, published: &[PublishedAttempt]) {
-        if self.state.state.is_terminal() {
-            return;
-        }
-        if self.state.state == BackfillState::Pending {
-            self.start();
-            return;
-        }
-        self.take_up_published(published);
-        let fenced: Vec<_> = self.under_way();
-        let fenced_attempt_count = u32::try_from(fenced.len()).unwrap_or(u32::MAX);
-        for (index, attempt) in fenced {
-            self.stopped(index, attempt);
-        }
-        if self.state.state == BackfillState::Cancelling {
-            self.cancel_waiting();
+            self.stop_if_failed();
             self.finish_if_done();
-            return;
         }
-        self.fail_downstream_again();
-        self.unblock_first();
-        self.change(Change::Resumed {
-            fenced_attempt_count,
-        });
-        self.wait_again();
-        self.fill_slots();
-        self.finish_if_done();
-    }
-
-    /// What was committed before the server could journal it. `BF-1` holds because the table itself says which attempts it
-    /// has.
-    fn take_up_published(&mut self, published: &[PublishedAttempt]) {
-        for found in published {
-            let unknown = self
-                .run(found.index)
-                .is_some_and(|run| !run.state.is_terminal() && run.attempt == found.attempt);
-            if unknown {
-                self.succeed(found);
-                self.unblock_after(found.index);
-            }
-        }
-    }
-
-    /// A crash may leave the first events of a turn on disk without the rest: a failure without what it means for those that
-    /// read its output.
-    fn fail_downstream_again(&mut self) {
-        let failed = (0u32..)
-            .zip(&self.state.partitions)
-            .find(|(_, run)| run.state == PartitionState::Failed)
-            .map(|(index, _)| index);
-        if let Some(index) = failed {
-            self.fail_downstream(index);
-        }
-    }
-
-    fn under_way(&self) -> Vec<(u32, u32)> {
-        let attempts = self.state.running.iter();
-        attempts
-            .filter_map(|&index| Some((index, self.run(index)?.attempt)))
-            .collect()
-    }
-
-    /// `pending` does not hold blocked partitions that were free to run when the server went away.
-    fn unblock_first(&mut self) {
-        if self.record.plan.shape == DependencyShape::Independent {
-            return;
-        }
-        let first = (0u32..)
-            .zip(&self.state.partitions)
-            .find(|(_, run)| !run.state.is_terminal());
-        if let Some((index, run)) = first
-            && run.state == PartitionState::Blocked
-        {
-            self.state.pending.insert(index);
-        }
-    }
-
-    fn wait_again(&mut self) {
-        let waiting: Vec<_> = (0u32..)
-            .zip(&self.state.partitions)
-            .filter(|(_, run)| run.state == PartitionState::WaitingRetry)
-            .map(|(index, run)| {
-                (
-                    index,
-                    run.attempt,
-                    run.retry_at_micros.unwrap_or(self.now_micros),
-                )
-            })
-            .collect();
-        for (index, attempt, at_micros) in waiting {
-            self.act(Action::WaitRetry {
-                index,
-                attempt,
-                at_micros,
-            });
-        }
-    }
-
-    fn release(&mut self) {
-        if self.state.state.is_terminal() {
-            return;
-        }
-        self.state.released = true;
-        // What is staged is on its way to the table; the executor waits for it.
-        let computing = self
-            .under_way()
-            .into_iter()
-            .filter(|(index, _)| !self.state.staged.contains(index))
-            .collect::<Vec<_>>();
-        for (index, attempt) in computing {
-            self.requeue(index, attempt);
-        }
-        self.act(Action::StopAttempts);
     }
 
     fn finish_if_done(&mut self) {
@@ -519,9 +407,13 @@ impl Step<'_> {
             return;
         }
         let succeeded = self.state.count(PartitionState::Succeeded) > 0;
-        let failed = self.state.count(PartitionState::Failed)
-            + self.state.count(PartitionState::UpstreamFailed)
-            > 0;
+        // Cancelled without a cancel: left out after a failure.
+        let failed = [
+            PartitionState::Failed,
+            PartitionState::UpstreamFailed,
+            PartitionState::Cancelled,
+        ];
+        let failed = failed.into_iter().any(|state| self.state.count(state) > 0);
         let end = match (self.state.state, succeeded, failed) {
             (BackfillState::Cancelling, _, _) => BackfillState::Cancelled,
             (_, _, false) => BackfillState::Succeeded,

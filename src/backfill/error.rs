@@ -4,7 +4,7 @@ use crate::{
     catalog, engine,
     error::{Classify, ErrorKind, Violation},
     kv, lake, store,
-    time::CalendarError,
+    time::{CalendarError, ValidTime},
 };
 
 /// A backfill error.
@@ -13,6 +13,54 @@ pub enum Error {
     /// A field of the request is at fault.
     #[error("{0}")]
     Invalid(Violation),
+    /// The range is not made of partitions.
+    #[error("{error}")]
+    Calendar {
+        /// Which end of it.
+        field: &'static str,
+        /// What the calendar says of it.
+        error: CalendarError,
+    },
+    /// `from >= to`.
+    #[error("the range [{from}, {to}) holds nothing: to must lie after from")]
+    EmptyRange {
+        /// As given.
+        from: ValidTime,
+        /// As given.
+        to: ValidTime,
+    },
+    /// The whole range is still to come.
+    #[error("nothing would run: from {from} lies in the future, now is {now}")]
+    FromInFuture {
+        /// As given.
+        from: ValidTime,
+        /// When it was asked.
+        now: ValidTime,
+    },
+    /// Each partition reads what the one before it wrote.
+    #[error(
+        "cannot run {transform} backwards: each partition reads what the earlier ones wrote (prior)"
+    )]
+    BackwardsWithPrior {
+        /// The transform.
+        transform: String,
+    },
+    /// A restatement reaches beyond what it restates.
+    #[error(
+        "cannot restate [{from}, {to}): backfill {parent} is over [{parent_from}, {parent_to})"
+    )]
+    RestateOutside {
+        /// The backfill to restate.
+        parent: String,
+        /// As given.
+        from: ValidTime,
+        /// As given.
+        to: ValidTime,
+        /// Its range.
+        parent_from: ValidTime,
+        /// Its range.
+        parent_to: ValidTime,
+    },
     /// No such backfill.
     #[error("backfill {name:?} does not exist")]
     NotFound {
@@ -53,13 +101,41 @@ pub enum Error {
         /// What it made.
         name: String,
     },
-    /// It ended already.
-    #[error("cannot cancel backfill {name}: it is {state}")]
+    /// It ended already, or is about to.
+    #[error("cannot {verb} backfill {name}: it is {state}")]
     Ended {
+        /// What was asked.
+        verb: &'static str,
         /// The backfill.
         name: String,
         /// How it ended.
         state: &'static str,
+    },
+    /// It has not ended.
+    #[error("cannot retry backfill {name}: it is {state}; wait for its end, or cancel it")]
+    StillActive {
+        /// The backfill.
+        name: String,
+        /// Where it stands.
+        state: &'static str,
+    },
+    /// It ended without a failure.
+    #[error(
+        "cannot retry backfill {name}: it is {state}, and only what failed is retried; restate it to run it again"
+    )]
+    NothingToRetry {
+        /// The backfill.
+        name: String,
+        /// How it ended.
+        state: &'static str,
+    },
+    /// Its partitions read one another's output.
+    #[error(
+        "cannot run more than one partition of backfill {name} at once: each reads what the earlier ones wrote"
+    )]
+    OneAtATime {
+        /// The backfill.
+        name: String,
     },
     /// `after_sequence` lies beyond the log.
     #[error("backfill {name} has no event {after_sequence} yet: its last is {last_sequence}")]
@@ -103,24 +179,26 @@ impl Error {
     pub(super) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self::Invalid(Violation::new(field, problem))
     }
-
-    /// A calendar's refusal of the range in the request.
-    pub(super) fn calendar(field: &str, error: &CalendarError) -> Self {
-        Self::invalid(field, error.to_string())
-    }
 }
 
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Invalid(_) => ErrorKind::InvalidArgument,
+            Self::Invalid(_)
+            | Self::EmptyRange { .. }
+            | Self::BackwardsWithPrior { .. }
+            | Self::RestateOutside { .. } => ErrorKind::InvalidArgument,
+            Self::Calendar { error, .. } => error.kind(),
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::NothingToRun { .. }
             | Self::Overlap { .. }
             | Self::PlanMoved { .. }
+            | Self::StillActive { .. }
+            | Self::NothingToRetry { .. }
+            | Self::OneAtATime { .. }
             | Self::Ended { .. } => ErrorKind::FailedPrecondition,
             Self::RequestIdReused { .. } => ErrorKind::AlreadyExists,
-            Self::SequenceAhead { .. } => ErrorKind::OutOfRange,
+            Self::SequenceAhead { .. } | Self::FromInFuture { .. } => ErrorKind::OutOfRange,
             Self::Stopping => ErrorKind::Unavailable,
             Self::Journal { .. } => ErrorKind::DataLoss,
             Self::Catalog(error) => error.kind(),
@@ -134,12 +212,20 @@ impl Classify for Error {
     fn reason(&self) -> &'static str {
         match self {
             Self::Invalid(_) => "INVALID_BACKFILL",
+            Self::Calendar { error, .. } => error.reason(),
+            Self::EmptyRange { .. } => "EMPTY_PARTITION_RANGE",
+            Self::FromInFuture { .. } => "FROM_IN_FUTURE",
+            Self::BackwardsWithPrior { .. } => "BACKWARDS_WITH_PRIOR",
+            Self::RestateOutside { .. } => "RESTATE_OUTSIDE",
             Self::NotFound { .. } => "BACKFILL_NOT_FOUND",
             Self::NothingToRun { .. } => "NOTHING_TO_RUN",
             Self::Overlap { .. } => "BACKFILL_OVERLAP",
             Self::PlanMoved { .. } => "PLAN_MOVED",
             Self::RequestIdReused { .. } => "REQUEST_ID_REUSED",
             Self::Ended { .. } => "BACKFILL_ENDED",
+            Self::StillActive { .. } => "BACKFILL_ACTIVE",
+            Self::NothingToRetry { .. } => "NOTHING_TO_RETRY",
+            Self::OneAtATime { .. } => "ONE_AT_A_TIME",
             Self::SequenceAhead { .. } => "SEQUENCE_AHEAD",
             Self::Stopping => "SERVER_STOPPING",
             Self::Journal { .. } => "STORAGE_DAMAGED",
@@ -154,6 +240,13 @@ impl Classify for Error {
     fn violations(&self) -> Vec<Violation> {
         match self {
             Self::Invalid(violation) => vec![violation.clone()],
+            Self::Calendar { field, .. } => vec![Violation::new(*field, self.to_string())],
+            Self::EmptyRange { .. } => vec![Violation::new("spec.to", self.to_string())],
+            Self::FromInFuture { .. } => vec![Violation::new("spec.from", self.to_string())],
+            Self::BackwardsWithPrior { .. } => {
+                vec![Violation::new("spec.run_backwards", self.to_string())]
+            }
+            Self::RestateOutside { .. } => vec![Violation::new("range", self.to_string())],
             Self::Catalog(error) => error.violations(),
             Self::Engine(error) => error.violations(),
             Self::Store(error) => error.violations(),
@@ -165,6 +258,9 @@ impl Classify for Error {
             | Self::PlanMoved { .. }
             | Self::RequestIdReused { .. }
             | Self::Ended { .. }
+            | Self::StillActive { .. }
+            | Self::NothingToRetry { .. }
+            | Self::OneAtATime { .. }
             | Self::SequenceAhead { .. }
             | Self::Stopping
             | Self::Journal { .. } => Vec::new(),
@@ -180,6 +276,14 @@ impl Classify for Error {
             Self::Lake(error) => error.resource(),
             Self::Storage(error) => error.resource(),
             Self::Invalid(_)
+            | Self::Calendar { .. }
+            | Self::EmptyRange { .. }
+            | Self::FromInFuture { .. }
+            | Self::BackwardsWithPrior { .. }
+            | Self::RestateOutside { .. }
+            | Self::StillActive { .. }
+            | Self::NothingToRetry { .. }
+            | Self::OneAtATime { .. }
             | Self::NothingToRun { .. }
             | Self::Overlap { .. }
             | Self::PlanMoved { .. }

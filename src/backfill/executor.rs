@@ -2,23 +2,34 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, Result,
-    actor::{Actor, Message},
+    actor::{Actor, Ask, Message},
+    attempts::Attempt,
+    blocking::blocking,
     journal::Journal,
-    model::{BackfillSpec, Plan, Record},
+    model::{BackfillSpec, DependencyShape, Parent, Record, Reprocess},
+    plan::MAX_ACTIVE_PARTITIONS,
     planner::Planner,
     publish::Publisher,
     state::State,
     watch::{Progress, WatchItem, WatchSettings, Watched, Watcher},
+    watch_all::{AllWatcher, WatchAllItem},
 };
 use crate::{
-    catalog::Catalog, engine::Engine, ids::IdSource, kv::Database, lake::Lake, store::Store,
-    time::Clock,
+    catalog::Catalog,
+    engine::Engine,
+    ids::IdSource,
+    kv::Database,
+    lake::Lake,
+    store::Store,
+    time::{Clock, ValidTime},
 };
+
+pub use super::planner::Planned;
 
 /// Commands that may wait for the executor.
 const QUEUE: usize = 1024;
@@ -28,6 +39,8 @@ const QUEUE: usize = 1024;
 pub struct ExecutorConfig {
     /// Partitions of one backfill that run at once, unless it says otherwise.
     pub default_max_active_partitions: u32,
+    /// Partitions of all backfills together that compute at once.
+    pub max_active_partitions: u32,
     /// How watchers are served.
     pub watch: WatchSettings,
 }
@@ -60,14 +73,30 @@ pub struct Handle {
     messages: mpsc::Sender<Message>,
 }
 
+/// All backfills by name, as they stand. Names sort by creation.
+pub(super) type Backfills = Arc<parking_lot::RwLock<BTreeMap<String, Arc<Watched>>>>;
+
+/// What of a backfill is to be computed anew.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Restatement {
+    /// Start of the first partition. `None`: the backfill's.
+    pub from: Option<ValidTime>,
+    /// End of the last one, exclusive. `None`: the backfill's.
+    pub to: Option<ValidTime>,
+    /// The transform's revision. `None`: the backfill's.
+    pub revision: Option<u32>,
+}
+
 /// What the actor and its handles share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) journal: Journal,
     pub(super) planner: Planner,
-    pub(super) backfills: parking_lot::RwLock<BTreeMap<String, Arc<Watched>>>,
+    pub(super) backfills: Backfills,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) watch: WatchSettings,
+    /// Bumped after every change of any backfill.
+    pub(super) changed: watch::Sender<u64>,
     pub(super) stopping: CancellationToken,
 }
 
@@ -83,16 +112,19 @@ impl Executor {
             .await
             .map_err(|_| Error::Stopping)??;
         let (messages, inbox) = mpsc::channel(QUEUE);
+        let backfills = Backfills::default();
         let shared = Arc::new(Shared {
             journal,
             planner: Planner {
                 catalog: self.catalog,
                 store: self.store,
                 default_max_active: self.config.default_max_active_partitions,
+                backfills: Arc::clone(&backfills),
             },
-            backfills: parking_lot::RwLock::default(),
+            backfills,
             clock: self.clock,
             watch: self.config.watch,
+            changed: watch::Sender::new(0),
             stopping: CancellationToken::new(),
         });
         let mut actor = Actor::new(
@@ -101,6 +133,7 @@ impl Executor {
             Publisher::new(self.lake),
             self.ids,
             messages.clone(),
+            self.config.max_active_partitions,
         );
         actor.take_up(loaded).await?;
         tokio::spawn(actor.run(inbox));
@@ -113,7 +146,7 @@ impl Handle {
     ///
     /// # Errors
     /// A spec, definition or file that cannot be used.
-    pub async fn plan(&self, spec: &BackfillSpec) -> Result<Plan> {
+    pub async fn plan(&self, spec: &BackfillSpec) -> Result<Planned> {
         self.shared.planner.plan(spec).await
     }
 
@@ -127,10 +160,114 @@ impl Handle {
         request_id: Option<String>,
         expected_plan_hash: Option<&str>,
     ) -> Result<(Arc<Record>, State)> {
-        if let Some(existing) = self.made_by(request_id.as_deref(), &spec).await? {
+        if let Some(existing) = self.made_by(request_id.as_deref(), &spec, None).await? {
             return Ok(existing);
         }
-        let plan = self.plan(&spec).await?;
+        let planned = self.plan(&spec).await?;
+        self.start(spec, planned, None, request_id, expected_plan_hash)
+            .await
+    }
+
+    /// What [`Handle::restate`] would do.
+    ///
+    /// # Errors
+    /// As [`Handle::restate`].
+    pub async fn plan_restatement(&self, name: &str, what: Restatement) -> Result<Planned> {
+        let (spec, extended_from, _) = self.restated(name, what)?;
+        self.plan_extended(&spec, extended_from).await
+    }
+
+    /// Creates a backfill with the settings of `name` over all or a part of its range; every partition of it runs. Where each
+    /// partition reads what the earlier ones wrote, it goes on to the end of the range. **Durability**: as
+    /// [`Handle::create`].
+    ///
+    /// # Errors
+    /// As [`Handle::create`]; [`Error::NotFound`], [`Error::RestateOutside`].
+    pub async fn restate(
+        &self,
+        name: &str,
+        what: Restatement,
+        request_id: Option<String>,
+        expected_plan_hash: Option<&str>,
+    ) -> Result<(Arc<Record>, State)> {
+        let (spec, extended_from, parent) = self.restated(name, what)?;
+        let existing = self
+            .made_by(request_id.as_deref(), &spec, Some(&parent))
+            .await?;
+        if let Some(existing) = existing {
+            return Ok(existing);
+        }
+        let planned = self.plan_extended(&spec, extended_from).await?;
+        self.start(spec, planned, Some(parent), request_id, expected_plan_hash)
+            .await
+    }
+
+    /// The spec of a restatement; the end that was asked for, if it had to be extended.
+    fn restated(
+        &self,
+        name: &str,
+        what: Restatement,
+    ) -> Result<(BackfillSpec, Option<ValidTime>, Parent)> {
+        let record = Arc::clone(&self.watched(name)?.record);
+        let from = what.from.unwrap_or(record.spec.from);
+        let asked_to = what.to.unwrap_or(record.spec.to);
+        if from < record.spec.from || asked_to > record.spec.to {
+            return Err(Error::RestateOutside {
+                parent: record.name.clone(),
+                from,
+                to: asked_to,
+                parent_from: record.spec.from,
+                parent_to: record.spec.to,
+            });
+        }
+        let extends = record.plan.shape == DependencyShape::Sequential
+            && from < asked_to
+            && asked_to < record.spec.to;
+        let spec = BackfillSpec {
+            from,
+            to: if extends { record.spec.to } else { asked_to },
+            revision: Some(what.revision.unwrap_or(record.plan.revision)),
+            reprocess: Reprocess::Completed,
+            ..record.spec.clone()
+        };
+        let root = match &record.parent {
+            Some(parent) => parent.root.clone(),
+            None => record.name.clone(),
+        };
+        let parent = Parent {
+            name: record.name.clone(),
+            root,
+        };
+        Ok((spec, extends.then_some(asked_to), parent))
+    }
+
+    async fn plan_extended(
+        &self,
+        spec: &BackfillSpec,
+        extended_from: Option<ValidTime>,
+    ) -> Result<Planned> {
+        let mut planned = self.plan(spec).await?;
+        if let Some(asked_to) = extended_from {
+            let extra = planned.plan.partitions.iter();
+            let extra = extra.filter(|it| it.partition.start >= asked_to).count();
+            planned.plan.warnings.push(format!(
+                "each partition reads what the earlier ones wrote, so the {extra} that follow up to {} are restated too",
+                spec.to
+            ));
+        }
+        Ok(planned)
+    }
+
+    /// Freezes and starts what was planned.
+    async fn start(
+        &self,
+        spec: BackfillSpec,
+        planned: Planned,
+        parent: Option<Parent>,
+        request_id: Option<String>,
+        expected_plan_hash: Option<&str>,
+    ) -> Result<(Arc<Record>, State)> {
+        let plan = planned.plan;
         if let Some(expected) = expected_plan_hash {
             let actual = plan.hash()?;
             if actual != expected {
@@ -144,6 +281,7 @@ impl Handle {
         self.send(Message::Create {
             spec,
             plan: Box::new(plan),
+            parent,
             request_id,
             reply,
         })
@@ -156,6 +294,7 @@ impl Handle {
         &self,
         request_id: Option<&str>,
         spec: &BackfillSpec,
+        parent: Option<&Parent>,
     ) -> Result<Option<(Arc<Record>, State)>> {
         let Some(request_id) = request_id.map(str::to_owned) else {
             return Ok(None);
@@ -168,7 +307,7 @@ impl Handle {
         let Some(existing) = name.and_then(|name| self.find(&name)) else {
             return Ok(None);
         };
-        same_request(&existing, spec, &request_id)?;
+        same_request(&existing, spec, parent, &request_id)?;
         Ok(Some(snapshot(&existing)))
     }
 
@@ -224,10 +363,57 @@ impl Handle {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Ended`] when it ended otherwise.
     pub async fn cancel(&self, name: &str) -> Result<(Arc<Record>, State)> {
+        self.control(name, Ask::Cancel).await
+    }
+
+    /// Lets nothing new of a backfill start; attempts under way go on. Pausing a paused one changes nothing. **Durability**:
+    /// it is on disk when this returns, and stays so over restarts.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Ended`].
+    pub async fn pause(&self, name: &str) -> Result<(Arc<Record>, State)> {
+        self.control(name, Ask::Pause).await
+    }
+
+    /// Lets a paused backfill go on. Resuming one that runs changes nothing. **Durability**: as [`Handle::pause`].
+    ///
+    /// # Errors
+    /// As [`Handle::pause`].
+    pub async fn resume(&self, name: &str) -> Result<(Arc<Record>, State)> {
+        self.control(name, Ask::Resume).await
+    }
+
+    /// Lets `count` partitions of a backfill compute at once from now on; attempts under way go on. **Durability**: as
+    /// [`Handle::pause`].
+    ///
+    /// # Errors
+    /// As [`Handle::pause`]; a count that is not in 1 to 64; [`Error::OneAtATime`].
+    pub async fn set_concurrency(&self, name: &str, count: u32) -> Result<(Arc<Record>, State)> {
+        if !(1..=MAX_ACTIVE_PARTITIONS).contains(&count) {
+            return Err(Error::invalid(
+                "max_active_partitions",
+                format!("{count} is not in 1 to {MAX_ACTIVE_PARTITIONS}"),
+            ));
+        }
+        self.control(name, Ask::SetConcurrency(count)).await
+    }
+
+    /// Takes up what a backfill that ended in failure did not publish: in the same pinned world, with attempts numbered on.
+    /// **Durability**: as [`Handle::pause`].
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::StillActive`]; [`Error::NothingToRetry`]; [`Error::Overlap`]; a table that its revision
+    /// no longer fills.
+    pub async fn retry(&self, name: &str) -> Result<(Arc<Record>, State)> {
+        self.control(name, Ask::Retry).await
+    }
+
+    async fn control(&self, name: &str, ask: Ask) -> Result<(Arc<Record>, State)> {
         self.watched(name)?;
         let (reply, answer) = oneshot::channel();
-        self.send(Message::Cancel {
+        self.send(Message::Control {
             name: name.to_owned(),
+            ask,
             reply,
         })
         .await?;
@@ -262,6 +448,39 @@ impl Handle {
             seen_sequence: after_sequence,
         };
         Ok(watcher.spawn())
+    }
+
+    /// How all backfills stand that `show` says something of, then each as it changes, until the server stops. Those that
+    /// ended before come with `include_ended`. `show` sees each under its lock: it must be quick.
+    pub fn watch_all<T: Send + 'static>(
+        &self,
+        include_ended: bool,
+        show: impl Fn(&Record, &State) -> Option<T> + Send + Sync + 'static,
+    ) -> mpsc::Receiver<Result<WatchAllItem<T>>> {
+        let watcher = AllWatcher {
+            backfills: Arc::clone(&self.shared.backfills),
+            changed: self.shared.changed.subscribe(),
+            clock: Arc::clone(&self.shared.clock),
+            settings: self.shared.watch,
+            stopping: self.shared.stopping.clone(),
+            include_ended,
+            show,
+        };
+        watcher.spawn()
+    }
+
+    /// Every attempt at the partitions at `indices` of a backfill's plan, oldest first. **Cost**: a read of its whole log.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; storage faults.
+    pub async fn attempts(
+        &self,
+        name: &str,
+        indices: Vec<u32>,
+    ) -> Result<BTreeMap<u32, Vec<Attempt>>> {
+        let name = self.watched(name)?.record.name.clone();
+        let journal = self.shared.journal.clone();
+        blocking(move || journal.attempts(&name, &indices)).await
     }
 
     /// Stops: attempts under way go back to the queue, commits under way are waited for, watchers are told.
@@ -305,9 +524,10 @@ fn snapshot(watched: &Watched) -> (Arc<Record>, State) {
 pub(super) fn same_request(
     existing: &Watched,
     spec: &BackfillSpec,
+    parent: Option<&Parent>,
     request_id: &str,
 ) -> Result<()> {
-    if existing.record.spec == *spec {
+    if existing.record.spec == *spec && existing.record.parent.as_ref() == parent {
         return Ok(());
     }
     Err(Error::RequestIdReused {

@@ -6,7 +6,7 @@
 //! | keyspace | key | value |
 //! |---|---|---|
 //! | `backfills` (large values) | `r/<name>` | format byte, JSON of the [`Record`] |
-//! | | `s/<name>` | format byte, JSON of the final [`State`]: spares the fold of an ended backfill's log |
+//! | | `s/<name>` | format byte, JSON of the [`State`] at its end: spares the fold of the log up to there |
 //! | | `q/<request id>` | the backfill's name |
 //! | `backfill_events` | `<name> 00 <sequence, u64 big-endian>` | format byte, JSON of the [`Event`] |
 //!
@@ -15,10 +15,13 @@
 //!
 //! All calls block. **Durability**: what [`Journal::append`] and [`Journal::create`] wrote is on disk when they return.
 
+use std::collections::BTreeMap;
+
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Error, Result,
+    attempts::{Attempt, Attempts},
     model::{Event, Record},
     state::State,
 };
@@ -64,11 +67,13 @@ impl Journal {
     }
 
     fn load_state(&self, record: &Record) -> Result<Option<State>> {
-        if let Some(bytes) = self.records.get_large(&final_state_key(&record.name))? {
-            return decode(&record.name, &bytes).map(Some);
-        }
-        let mut state = State::new(record);
-        for event in self.events_after(&record.name, 0, usize::MAX)? {
+        let remembered = self.records.get_large(&final_state_key(&record.name))?;
+        let mut state = match remembered {
+            Some(bytes) => decode(&record.name, &bytes)?,
+            None => State::new(record),
+        };
+        // A backfill that was retried has events after its end.
+        for event in self.events_after(&record.name, state.last_sequence, usize::MAX)? {
             if event.sequence != state.last_sequence + 1 {
                 return Err(Error::Journal {
                     name: record.name.clone(),
@@ -124,6 +129,22 @@ impl Journal {
         self.records
             .insert_large(&final_state_key(name), &encode(name, state)?)?;
         Ok(())
+    }
+
+    /// Every attempt at the partitions at `indices`. **Cost**: a read of the whole log, one event in memory at a time.
+    pub(super) fn attempts(
+        &self,
+        name: &str,
+        indices: &[u32],
+    ) -> Result<BTreeMap<u32, Vec<Attempt>>> {
+        let mut attempts = Attempts::of(indices);
+        let events = self
+            .events
+            .range(&event_key(name, 0), &event_key(name, u64::MAX));
+        for entry in events {
+            attempts.apply(&decode(name, &entry?.1)?);
+        }
+        Ok(attempts.0)
     }
 
     /// At most `limit` events after `sequence`, in order.

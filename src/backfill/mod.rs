@@ -1,6 +1,7 @@
 //! Backfills: planned, frozen, journalled, run partition by partition, published.
 //!
-//! Pure: `plan` (what would run), `state` (how it stands), `decide` (what a command leads to), `retry`. Durable: `journal`. The
+//! Pure: `plan` (what would run), `history` (what ran before), `state` (how it stands), `decide` (what a command leads to),
+//! `slots` (who may start), `retry`. Durable: `journal`. The
 //! `actor` is the only writer: it journals first and acts after; `executor` starts it and speaks for it. `model` holds the words.
 //!
 //! Invariants: `PT-2` (all attempts of a partition read the same world: everything is frozen in the [`Record`]), `BF-1` (a
@@ -8,27 +9,34 @@
 //! attempt they hold), `PR-1` (events are dense: the journal is the event log).
 
 mod actor;
+mod attempts;
 mod blocking;
 mod decide;
 mod error;
 mod executor;
+mod history;
 mod journal;
 mod model;
 mod plan;
 mod planner;
 mod publish;
 mod retry;
+mod slots;
 mod state;
 mod watch;
+mod watch_all;
 
+pub use attempts::Attempt;
 pub use error::Error;
-pub use executor::{Executor, ExecutorConfig, Handle};
+pub use executor::{Executor, ExecutorConfig, Handle, Planned, Restatement};
+pub use history::Estimate;
 pub use model::{
-    BackfillSpec, BackfillState, Change, DependencyShape, Event, FrozenSource, Knowledge,
-    PartitionChange, PartitionState, Plan, PlannedPartition, Record,
+    BackfillSpec, BackfillState, Change, DependencyShape, Event, FrozenSource, Knowledge, Parent,
+    PartitionChange, PartitionState, Plan, PlannedPartition, Record, Reprocess,
 };
 pub use state::{Counts, PartitionRun, State};
 pub use watch::{Progress, WatchItem, WatchSettings};
+pub use watch_all::WatchAllItem;
 
 /// A result of this module.
 pub type Result<T> = std::result::Result<T, Error>;

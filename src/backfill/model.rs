@@ -1,6 +1,6 @@
 //! The words of a backfill.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
@@ -42,8 +42,44 @@ pub struct BackfillSpec {
     pub max_active_partitions: Option<u32>,
     /// `None`: the transform's.
     pub max_attempts: Option<u32>,
+    /// How long one attempt may take. `None`: as the transform says.
+    #[serde(default)]
+    pub attempt_timeout: Option<Duration>,
+    /// Nothing new starts once a partition failed for good.
+    #[serde(default)]
+    pub stop_on_first_failure: bool,
+    /// The latest partition first.
+    #[serde(default)]
+    pub run_backwards: bool,
+    /// Which partitions of the range run.
+    #[serde(default)]
+    pub reprocess: Reprocess,
+    /// Backfills of a higher one get the server's free slots first.
+    #[serde(default)]
+    pub priority: i64,
     /// For people and filters.
     pub labels: BTreeMap<String, String>,
+}
+
+/// Which partitions of a range run, by what earlier backfills of the transform made of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Reprocess {
+    /// Those that no earlier backfill published or failed at.
+    None,
+    /// Those, and the ones that failed last time.
+    Failed,
+    /// All.
+    #[default]
+    Completed,
+}
+
+/// The backfill that another one restates.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// It.
+    pub name: String,
+    /// The first of the line: the parent's root, or the parent itself.
+    pub root: String,
 }
 
 /// How partitions depend on one another.
@@ -98,8 +134,14 @@ pub struct Plan {
     pub shape: DependencyShape,
     /// How many run at once.
     pub max_active_partitions: u32,
-    /// How they are retried.
+    /// How they are retried, and how long each attempt may take.
     pub retry: RetryPolicy,
+    /// Nothing new starts once a partition failed for good.
+    #[serde(default)]
+    pub stop_on_first_failure: bool,
+    /// The latest partition first.
+    #[serde(default)]
+    pub run_backwards: bool,
     /// Ascending.
     pub partitions: Vec<PlannedPartition>,
     /// Ascending by input.
@@ -117,6 +159,9 @@ pub struct Record {
     pub spec: BackfillSpec,
     /// What was planned then.
     pub plan: Plan,
+    /// What it restates; `None`: it is the first of its line.
+    #[serde(default)]
+    pub parent: Option<Parent>,
     /// Microseconds since the Unix epoch.
     pub create_time_micros: i64,
 }
@@ -130,6 +175,7 @@ pub struct Record {
 pub enum BackfillState {
     Pending,
     Running,
+    Paused,
     Cancelling,
     Succeeded,
     PartiallySucceeded,
@@ -138,10 +184,24 @@ pub enum BackfillState {
 }
 
 impl BackfillState {
+    /// It, for a sentence.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Cancelling => "cancelling",
+            Self::Succeeded => "succeeded",
+            Self::PartiallySucceeded => "partially succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
     /// Whether nothing will happen any more.
     pub const fn is_terminal(self) -> bool {
         match self {
-            Self::Pending | Self::Running | Self::Cancelling => false,
+            Self::Pending | Self::Running | Self::Paused | Self::Cancelling => false,
             Self::Succeeded | Self::PartiallySucceeded | Self::Failed | Self::Cancelled => true,
         }
     }
@@ -199,6 +259,8 @@ pub enum Change {
     State(BackfillState),
     /// A partition is in another state.
     Partition(PartitionChange),
+    /// So many partitions may compute at once from now on.
+    Concurrency(u32),
     /// The server came back; so many attempts were fenced off.
     Resumed {
         /// Attempts that were running when it went away.
@@ -219,6 +281,12 @@ pub struct PartitionChange {
     pub rows_read: u64,
     /// Of that attempt.
     pub rows_written: u64,
+    /// Of that attempt's data files.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bytes_written: u64,
+    /// When its rows were computed and staged; from then on it waited for its commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged_at_micros: Option<i64>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -230,6 +298,14 @@ pub struct PartitionChange {
     pub snapshot_id: Option<i64>,
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 impl PartitionChange {
     /// A change to `state` that says nothing else.
     pub fn plain(index: u32, state: PartitionState, attempt: u32) -> Self {
@@ -239,6 +315,8 @@ impl PartitionChange {
             attempt,
             rows_read: 0,
             rows_written: 0,
+            bytes_written: 0,
+            staged_at_micros: None,
             message: None,
             retry_at_micros: None,
             snapshot_id: None,

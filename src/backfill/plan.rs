@@ -4,7 +4,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Error, Result,
-    model::{BackfillSpec, DependencyShape, FrozenSource, Knowledge, Plan, PlannedPartition},
+    history::History,
+    model::{
+        BackfillSpec, DependencyShape, FrozenSource, Knowledge, Plan, PlannedPartition, Reprocess,
+    },
 };
 use crate::{
     catalog::Transform,
@@ -19,6 +22,8 @@ const MAX_ATTEMPTS: u32 = 100;
 /// Most labels of a backfill, and the longest key or value.
 const MAX_LABELS: usize = 32;
 const MAX_LABEL_BYTES: usize = 128;
+/// Bounds of a priority, either side of 0.
+const MAX_PRIORITY: i64 = 1_000;
 
 /// What is known of an entity type that a transform reads.
 #[derive(Debug, Clone)]
@@ -36,6 +41,8 @@ pub(super) struct PlanInput<'a> {
     /// All files of each source.
     pub(super) sources: Vec<PinnedSource>,
     pub(super) entities: Vec<EntityKnowledge>,
+    /// What earlier backfills made of the output's partitions.
+    pub(super) history: &'a History,
     /// Microseconds since the Unix epoch.
     pub(super) now_micros: i64,
     /// The latest basis, for [`Knowledge::AsKnownNow`].
@@ -52,15 +59,27 @@ pub(super) fn make(input: &PlanInput<'_>) -> Result<Plan> {
         spec, transform, ..
     } = input;
     check_bounds(spec)?;
-    let slices = slices(spec, transform)?;
-    let mut partitions = Vec::with_capacity(slices.len());
-    for partition in slices {
-        partitions.push(planned(input, partition));
-    }
     let shape = match transform.spec.prior {
         Some(_) => DependencyShape::Sequential,
         None => DependencyShape::Independent,
     };
+    if spec.run_backwards && shape == DependencyShape::Sequential {
+        return Err(Error::BackwardsWithPrior {
+            transform: transform.spec.name.clone(),
+        });
+    }
+    let slices = slices(spec, transform)?;
+    if spec.from.micros() > input.now_micros {
+        return Err(Error::FromInFuture {
+            from: spec.from,
+            now: ValidTime::from_micros(input.now_micros),
+        });
+    }
+    let mut partitions: Vec<_> = slices
+        .into_iter()
+        .map(|partition| planned(input, partition))
+        .collect();
+    leave_out(input, shape, &mut partitions);
     let max_active_partitions = match shape {
         DependencyShape::Sequential => 1,
         DependencyShape::Independent => spec
@@ -69,6 +88,7 @@ pub(super) fn make(input: &PlanInput<'_>) -> Result<Plan> {
     };
     let mut retry = transform.spec.retry;
     retry.max_attempts = spec.max_attempts.unwrap_or(retry.max_attempts);
+    retry.attempt_timeout = spec.attempt_timeout.or(retry.attempt_timeout);
     Ok(Plan {
         transform: transform.spec.name.clone(),
         revision: transform.revision,
@@ -79,7 +99,9 @@ pub(super) fn make(input: &PlanInput<'_>) -> Result<Plan> {
         shape,
         max_active_partitions,
         retry,
-        warnings: warnings(input, &partitions),
+        stop_on_first_failure: spec.stop_on_first_failure,
+        run_backwards: spec.run_backwards,
+        warnings: warnings(input, shape, &partitions),
         sources: frozen_sources(input, &partitions),
         partitions,
     })
@@ -100,6 +122,15 @@ fn check_bounds(spec: &BackfillSpec) -> Result<()> {
         return Err(Error::invalid(
             "spec.max_attempts",
             format!("{count} is not in 1 to {MAX_ATTEMPTS}"),
+        ));
+    }
+    if !(-MAX_PRIORITY..=MAX_PRIORITY).contains(&spec.priority) {
+        return Err(Error::invalid(
+            "spec.priority",
+            format!(
+                "{} is not in -{MAX_PRIORITY} to {MAX_PRIORITY}",
+                spec.priority
+            ),
         ));
     }
     if spec.labels.len() > MAX_LABELS {
@@ -127,13 +158,10 @@ fn check_bounds(spec: &BackfillSpec) -> Result<()> {
 
 fn slices(spec: &BackfillSpec, transform: &Transform) -> Result<Vec<Partition>> {
     if spec.from >= spec.to {
-        return Err(Error::invalid(
-            "spec.to",
-            format!(
-                "the range [{}, {}) holds nothing: to must lie after from",
-                spec.from, spec.to
-            ),
-        ));
+        return Err(Error::EmptyRange {
+            from: spec.from,
+            to: spec.to,
+        });
     }
     let calendar = transform.spec.calendar();
     for (field, instant) in [("spec.from", spec.from), ("spec.to", spec.to)] {
@@ -141,12 +169,15 @@ fn slices(spec: &BackfillSpec, transform: &Transform) -> Result<Vec<Partition>> 
         if !calendar.is_boundary(instant)
             && let Err(error) = calendar.partitions(instant, instant.saturating_add_micros(1))
         {
-            return Err(Error::calendar(field, &error));
+            return Err(Error::Calendar { field, error });
         }
     }
     calendar
         .partitions(spec.from, spec.to)
-        .map_err(|error| Error::calendar("spec.to", &error))
+        .map_err(|error| Error::Calendar {
+            field: "spec.to",
+            error,
+        })
 }
 
 fn planned(input: &PlanInput<'_>, partition: Partition) -> PlannedPartition {
@@ -182,6 +213,35 @@ fn skip_reason(input: &PlanInput<'_>, partition: &Partition, basis: SysTime) -> 
     None
 }
 
+/// Leaves out what `reprocess` does not ask for. Where each partition reads the earlier ones' output, all that follow the
+/// first that runs are run too.
+fn leave_out(input: &PlanInput<'_>, shape: DependencyShape, partitions: &mut [PlannedPartition]) {
+    for planned in partitions {
+        if planned.skip_reason.is_some() {
+            continue;
+        }
+        let reason = reason_to_leave_out(input, planned);
+        if reason.is_none() && shape == DependencyShape::Sequential {
+            return;
+        }
+        planned.skip_reason = reason;
+    }
+}
+
+fn reason_to_leave_out(input: &PlanInput<'_>, planned: &PlannedPartition) -> Option<String> {
+    let outcome = input.history.outcome(planned.partition.start)?;
+    let backfill = &outcome.backfill;
+    match (input.spec.reprocess, outcome.published) {
+        (Reprocess::Completed, _) | (Reprocess::Failed, false) => None,
+        (Reprocess::None | Reprocess::Failed, true) => {
+            Some(format!("{backfill} published it already"))
+        }
+        (Reprocess::None, false) => Some(format!(
+            "it failed in {backfill}, and what failed is not asked for"
+        )),
+    }
+}
+
 /// Of each source, the files that some partition that runs may open.
 fn frozen_sources(input: &PlanInput<'_>, partitions: &[PlannedPartition]) -> Vec<FrozenSource> {
     let windows: Vec<_> = partitions
@@ -207,7 +267,11 @@ fn frozen_sources(input: &PlanInput<'_>, partitions: &[PlannedPartition]) -> Vec
         .collect()
 }
 
-fn warnings(input: &PlanInput<'_>, partitions: &[PlannedPartition]) -> Vec<String> {
+fn warnings(
+    input: &PlanInput<'_>,
+    shape: DependencyShape,
+    partitions: &[PlannedPartition],
+) -> Vec<String> {
     let running: Vec<_> = partitions
         .iter()
         .filter(|planned| planned.skip_reason.is_none())
@@ -258,7 +322,21 @@ fn warnings(input: &PlanInput<'_>, partitions: &[PlannedPartition]) -> Vec<Strin
             partitions.len()
         ));
     }
+    if shape == DependencyShape::Sequential && !running.is_empty() {
+        warnings.extend(later_readers(input));
+    }
     warnings
+}
+
+/// Published partitions after the range read what it changes.
+fn later_readers(input: &PlanInput<'_>) -> Option<String> {
+    let mut later = input.history.published_from(input.spec.to);
+    let first = later.next()?;
+    let (count, last) = later.fold((1u32, first), |(count, _), start| (count + 1, start));
+    Some(format!(
+        "published partitions after the range read what it changes: {count}, from {first} to the one that starts at {last}; \
+         let the range reach over them to bring them up to date"
+    ))
 }
 
 impl Plan {
@@ -286,6 +364,34 @@ impl Plan {
             Knowledge::AsKnownThen { .. } | Knowledge::AtBasis(_) => Some(planned.basis),
             Knowledge::AsKnownNow => None,
         }
+    }
+
+    /// Whether this and `other` may not be active at the same time. Two active backfills may not write the same partitions of
+    /// a table. Those of a transform that reads its own output may not run beside each other at all: what one reads, the
+    /// other writes.
+    pub(super) fn collides_with(&self, other: &Self) -> bool {
+        self.output_table == other.output_table
+            && (self.shape == DependencyShape::Sequential || other.range().overlaps(&self.range()))
+    }
+
+    /// Why nothing would run; `None`: something would.
+    pub(super) fn why_nothing_runs(&self) -> Option<String> {
+        if self.run_count() > 0 {
+            return None;
+        }
+        let mut reasons = self
+            .partitions
+            .iter()
+            .filter_map(|planned| Some((planned, planned.skip_reason.as_deref()?)));
+        let Some((first, reason)) = reasons.next() else {
+            return Some("the range holds no partition".to_owned());
+        };
+        let mut text = format!("partition {}: {reason}", first.partition.label);
+        if let Some((last, reason)) = reasons.next_back() {
+            let count = self.partitions.len();
+            text += &format!("; of {count}, the last, {}: {reason}", last.partition.label);
+        }
+        Some(text)
     }
 
     /// How many partitions run.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use super::{
     Result,
     blocking::blocking,
+    executor::Backfills,
+    history::{Estimate, History},
     model::{BackfillSpec, FrozenSource, Knowledge, Plan},
     plan::{self, EntityKnowledge, PlanInput},
 };
@@ -21,11 +23,23 @@ pub(super) struct Planner {
     pub(super) catalog: Catalog,
     pub(super) store: Store,
     pub(super) default_max_active: u32,
+    pub(super) backfills: Backfills,
+}
+
+/// A plan, and what is known beside it that does not name the world: the plan's hash does not hold it.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// What would be done.
+    pub plan: Plan,
+    /// How long it would take; `None`: no backfill of the transform published anything yet.
+    pub estimate: Option<Estimate>,
+    /// Active backfills that keep it from being created now.
+    pub in_the_way: Vec<String>,
 }
 
 impl Planner {
     /// Plans `spec`. The bases of the plan are stable from then on.
-    pub(super) async fn plan(&self, spec: &BackfillSpec) -> Result<Plan> {
+    pub(super) async fn plan(&self, spec: &BackfillSpec) -> Result<Planned> {
         let transform = self.catalog.transform(&spec.transform, spec.revision)?;
         let pinned = match spec.knowledge {
             Knowledge::AtBasis(basis) => Some(basis),
@@ -33,11 +47,13 @@ impl Planner {
         };
         let latest_basis = self.store.pin(pinned).await?;
         let sources = self.list_sources(&transform).await?;
+        let history = self.history(&transform);
         let input = PlanInput {
             spec,
             transform: &transform,
             entities: self.entity_knowledge(&transform)?,
             sources,
+            history: &history,
             // A clock that stepped back does not put what is known into the future.
             now_micros: self.store.now().micros(),
             latest_basis,
@@ -46,7 +62,34 @@ impl Planner {
         let plan = plan::make(&input)?;
         self.check_files(&plan).await?;
         self.pin_latest_of(&plan).await?;
-        Ok(plan)
+        Ok(Planned {
+            estimate: history.estimate(plan.run_count(), plan.max_active_partitions),
+            in_the_way: self.in_the_way(&plan),
+            plan,
+        })
+    }
+
+    /// What earlier backfills made of the transform's table.
+    fn history(&self, transform: &Transform) -> History {
+        let mut history = History::default();
+        for watched in self.backfills.read().values().rev() {
+            if watched.record.plan.output_table == transform.spec.output_table {
+                history.add(&watched.record, &watched.visible.read(), transform.revision);
+            }
+        }
+        history
+    }
+
+    fn in_the_way(&self, plan: &Plan) -> Vec<String> {
+        self.backfills
+            .read()
+            .values()
+            .filter(|watched| {
+                !watched.visible.read().state.is_terminal()
+                    && plan.collides_with(&watched.record.plan)
+            })
+            .map(|watched| watched.record.name.clone())
+            .collect()
     }
 
     async fn list_sources(&self, transform: &Transform) -> Result<Vec<PinnedSource>> {

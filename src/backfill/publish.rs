@@ -24,6 +24,7 @@ pub(super) struct PublishItem {
     pub(super) attempt: u32,
     pub(super) rows_read: u64,
     pub(super) rows_written: u64,
+    pub(super) staged_at_micros: i64,
     pub(super) staged: Staged,
 }
 
@@ -174,6 +175,8 @@ impl Publisher {
                     attempt: found.attempt,
                     rows_read: found.rows_read,
                     rows_written: found.rows_written,
+                    bytes_written: 0,
+                    staged_at_micros: None,
                     snapshot_id: found.snapshot_id,
                 })
             })

@@ -29,6 +29,7 @@ mod tests {
             max_attempts: 9,
             initial_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(5),
+            attempt_timeout: None,
         };
         let bounds: Vec<_> = [1, 2, 3, 4, 40]
             .map(|failures| backoff(&policy, failures, 1.0).as_secs())

@@ -6,8 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::{
-    BackfillState, Change, DependencyShape, Event, PartitionChange, PartitionState, Record,
+    BackfillState, Change, DependencyShape, Event, PartitionChange, PartitionState, Plan, Record,
 };
+
+/// Staged partitions that may wait to be published before no more attempts start.
+const MAX_STAGED: usize = 64;
 
 /// Partitions by state.
 pub type Counts = BTreeMap<PartitionState, u32>;
@@ -29,6 +32,9 @@ pub struct PartitionRun {
     pub rows_read: u64,
     /// Of the attempt that was published.
     pub rows_written: u64,
+    /// Of the attempt that was published; 0 where a restart found it on the table.
+    #[serde(default)]
+    pub bytes_written: u64,
     /// Why the last failed attempt failed, or why it was skipped.
     pub message: Option<String>,
     /// When it is tried again.
@@ -54,6 +60,9 @@ pub struct State {
     pub rows_read: u64,
     /// Of published partitions.
     pub rows_written: u64,
+    /// How many partitions may compute at once, where that was changed; `None`: as planned.
+    #[serde(default)]
+    pub concurrency: Option<u32>,
     counts: Counts,
     /// Indices that may start now, ascending.
     pub(super) pending: BTreeSet<u32>,
@@ -80,6 +89,7 @@ impl State {
             end_micros: None,
             rows_read: 0,
             rows_written: 0,
+            concurrency: None,
             counts: Counts::new(),
             pending: BTreeSet::new(),
             running: BTreeSet::new(),
@@ -105,6 +115,7 @@ impl State {
                 end_micros: None,
                 rows_read: 0,
                 rows_written: 0,
+                bytes_written: 0,
                 message: planned.skip_reason.clone(),
                 retry_at_micros: None,
                 snapshot_id: None,
@@ -125,10 +136,9 @@ impl State {
             Change::Created | Change::Resumed { .. } => {}
             Change::State(state) => {
                 self.state = *state;
-                if state.is_terminal() {
-                    self.end_micros = Some(event.time_micros);
-                }
+                self.end_micros = state.is_terminal().then_some(event.time_micros);
             }
+            Change::Concurrency(count) => self.concurrency = Some(*count),
             Change::Partition(change) => self.apply_partition(change, event.time_micros),
         }
     }
@@ -145,6 +155,13 @@ impl State {
         self.pending.remove(&change.index);
         self.running.remove(&change.index);
         self.staged.remove(&change.index);
+        if run.state.is_terminal() && !change.state.is_terminal() {
+            // It is tried anew: earlier failures do not count, and what kept it from running is over.
+            run.failure_count = 0;
+            if run.state != PartitionState::Failed {
+                run.message = None;
+            }
+        }
         run.state = change.state;
         run.attempt = change.attempt;
         run.retry_at_micros = change.retry_at_micros;
@@ -167,6 +184,7 @@ impl State {
                 run.snapshot_id = change.snapshot_id;
                 run.rows_read = change.rows_read;
                 run.rows_written = change.rows_written;
+                run.bytes_written = change.bytes_written;
                 self.rows_read += change.rows_read;
                 self.rows_written += change.rows_written;
             }
@@ -201,6 +219,28 @@ impl State {
     /// How many attempts are computing.
     pub(super) fn computing_count(&self) -> usize {
         self.running.len() - self.staged.len()
+    }
+
+    /// How many partitions may compute at once.
+    pub fn max_active(&self, plan: &Plan) -> u32 {
+        match plan.shape {
+            DependencyShape::Independent => self.concurrency.unwrap_or(plan.max_active_partitions),
+            DependencyShape::Sequential => 1,
+        }
+    }
+
+    /// How many more attempts it would start now, if all slots of the server were free.
+    pub(super) fn wanted(&self, plan: &Plan) -> usize {
+        let may_start = self.state == BackfillState::Running
+            && !self.released
+            && self.staged.len() < MAX_STAGED;
+        if !may_start {
+            return 0;
+        }
+        let limit = self.max_active(plan) as usize;
+        limit
+            .saturating_sub(self.computing_count())
+            .min(self.pending.len())
     }
 
     /// Partitions that will not change any more.

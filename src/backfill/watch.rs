@@ -257,7 +257,9 @@ impl Watcher {
                 .take_while(|event| event.sequence <= last)
             {
                 self.seen_sequence = event.sequence;
-                let ends = matches!(&event.change, Change::State(state) if state.is_terminal());
+                // An end with more after it is one that was retried.
+                let ends = event.sequence == last
+                    && matches!(&event.change, Change::State(state) if state.is_terminal());
                 send(client, WatchItem::Event(event)).await?;
                 if ends {
                     return Ok(true);
@@ -327,7 +329,11 @@ pub(super) fn finished_rows(event: &Event) -> Option<u64> {
         Change::Partition(change) if change.state == PartitionState::Succeeded => {
             Some(change.rows_read)
         }
-        Change::Partition(_) | Change::Created | Change::State(_) | Change::Resumed { .. } => None,
+        Change::Partition(_)
+        | Change::Created
+        | Change::State(_)
+        | Change::Concurrency(_)
+        | Change::Resumed { .. } => None,
     }
 }
 

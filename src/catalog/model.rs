@@ -238,6 +238,9 @@ pub struct RetryPolicy {
     pub initial_backoff: Duration,
     /// Upper bound of every wait.
     pub max_backoff: Duration,
+    /// How long one attempt may take; an attempt that takes longer failed, and may be tried again. `None`: as long as it takes.
+    #[serde(default)]
+    pub attempt_timeout: Option<Duration>,
 }
 
 impl Default for RetryPolicy {
@@ -246,6 +249,7 @@ impl Default for RetryPolicy {
             max_attempts: 3,
             initial_backoff: Duration::from_secs(1),
             max_backoff: Duration::from_secs(60),
+            attempt_timeout: None,
         }
     }
 }

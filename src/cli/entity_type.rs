@@ -128,6 +128,7 @@ fn parse_attribute(text: &str) -> Result<pb::Attribute, Error> {
         precision,
         scale,
         description: String::new(),
+        ..Default::default()
     })
 }
 

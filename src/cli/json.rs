@@ -136,12 +136,14 @@ wire_enum!(
     Grain: "GRAIN_",
     AttributeKind: "ATTRIBUTE_KIND_",
     EntityOutcome: "ENTITY_OUTCOME_",
+    EntityTypeState: "ENTITY_TYPE_STATE_",
     SourceFormat: "SOURCE_FORMAT_",
     Knowledge: "KNOWLEDGE_",
     BackfillState: "BACKFILL_STATE_",
     PartitionState: "PARTITION_STATE_",
     PartitionAction: "PARTITION_ACTION_",
     DependencyShape: "DEPENDENCY_SHAPE_",
+    ReprocessBehavior: "REPROCESS_BEHAVIOR_",
 );
 
 /// Messages as objects. They are taken apart field by field, so that a new field of the protos breaks the build here.
@@ -169,8 +171,10 @@ macro_rules! messages {
 
 messages! {
     Column { name, r#type, nullable }
-    Attribute { name, kind: AttributeKind, precision, scale, description }
-    EntityType { name, attributes, description, create_time, first_known_time }
+    Attribute { name, kind: AttributeKind, precision, scale, description, deprecated }
+    EntityType {
+        name, attributes, description, create_time, first_known_time, state: EntityTypeState, revision, revision_time,
+    }
     CreateEntityTypeResponse { entity_type, created }
     ListEntityTypesResponse { entity_types }
     WriteResponse { system_time, versions_written, replayed }
@@ -190,7 +194,7 @@ messages! {
     SourceInput { source, lookback }
     EntityInput { entity_type, at_partition_start }
     PriorInput { partitions }
-    RetryPolicy { max_attempts, initial_backoff, max_backoff }
+    RetryPolicy { max_attempts, initial_backoff, max_backoff, attempt_timeout }
     Transform {
         name, sql, sources, entities, prior, output_table, grain: Grain, time_zone, retry, description, output_columns,
         revision, create_time, columns,
@@ -207,12 +211,15 @@ messages! {
 
     BackfillSpec {
         transform, revision, from, to, knowledge: Knowledge, basis, availability_delay, max_active_partitions,
-        max_attempts, labels,
+        max_attempts, labels, attempt_timeout, stop_on_first_failure, run_backwards,
+        reprocess_behavior: ReprocessBehavior, priority,
     }
+    PlanEstimate { per_partition, total, sample_count, same_revision }
     PlannedPartition { label, start, end, action: PartitionAction, skip_reason, basis, file_count }
     Plan {
         transform, revision, output_table, knowledge: Knowledge, dependency_shape: DependencyShape,
-        max_active_partitions, partitions, warnings, plan_hash,
+        max_active_partitions, partitions, warnings, plan_hash, estimate, max_attempts, attempt_timeout,
+        stop_on_first_failure, run_backwards,
     }
     PartitionCounts {
         pending, blocked, running, waiting_retry, succeeded, failed, upstream_failed, skipped, cancelled,
@@ -220,12 +227,19 @@ messages! {
     Backfill {
         name, state: BackfillState, spec, output_table, time_zone, grain: Grain, dependency_shape: DependencyShape,
         partition_counts, create_time, start_time, end_time, rows_read, rows_written, last_sequence,
+        parent, root,
     }
     CreateBackfillResponse { backfill, warnings }
+    RestateBackfillResponse { backfill, plan, warnings }
     Partition {
         label, start, end, state: PartitionState, basis, attempt_count, start_time, end_time, rows_read, rows_written,
-        message, snapshot_id,
+        message, snapshot_id, bytes_written, attempts,
     }
+    Attempt {
+        attempt, state: PartitionState, start_time, staged_time, end_time, rows_read, rows_written, bytes_written,
+        message, retry_time,
+    }
+    InitialDone { backfill_count }
     Heartbeat { time }
     Progress {
         state: BackfillState, partition_counts, rows_read, rows_written, rows_per_second, partitions_per_second, eta,
@@ -234,8 +248,10 @@ messages! {
     BackfillCreated { partition_count, run_count, warnings }
     BackfillStateChanged { state: BackfillState }
     BackfillResumed { fenced_attempt_count }
+    BackfillConcurrencyChanged { max_active_partitions }
     PartitionChanged {
         label, start, state: PartitionState, attempt, rows_read, rows_written, message, retry_time, snapshot_id,
+        bytes_written, staged_time,
     }
 }
 
@@ -259,6 +275,9 @@ impl ToJson for pb::Event {
             Some(pb::event::Change::PartitionChanged(change)) => {
                 map.serialize_entry("partition_changed", &Json(change))?;
             }
+            Some(pb::event::Change::BackfillConcurrencyChanged(change)) => {
+                map.serialize_entry("backfill_concurrency_changed", &Json(change))?;
+            }
             Some(pb::event::Change::BackfillResumed(change)) => {
                 map.serialize_entry("backfill_resumed", &Json(change))?
             }
@@ -277,6 +296,24 @@ impl ToJson for pb::WatchBackfillResponse {
             Some(Message::Progress(progress)) => {
                 map.serialize_entry("progress", &Json(progress))?
             }
+            Some(Message::Heartbeat(heartbeat)) => {
+                map.serialize_entry("heartbeat", &Json(heartbeat))?
+            }
+            None => {}
+        }
+        map.end()
+    }
+}
+
+impl ToJson for pb::WatchBackfillsResponse {
+    fn to_json<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use pb::watch_backfills_response::Message;
+        let mut map = serializer.serialize_map(None)?;
+        match &self.message {
+            Some(Message::Backfill(backfill)) => {
+                map.serialize_entry("backfill", &Json(backfill))?
+            }
+            Some(Message::InitialDone(done)) => map.serialize_entry("initial_done", &Json(done))?,
             Some(Message::Heartbeat(heartbeat)) => {
                 map.serialize_entry("heartbeat", &Json(heartbeat))?
             }
@@ -336,7 +373,7 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_string(&Json(&event)).expect("serialises"),
-            r#"{"sequence":7,"time":"1970-01-01T00:00:00.500Z","partition_changed":{"label":"2013-02-08","start":null,"state":"WAITING_RETRY","attempt":1,"rows_read":0,"rows_written":0,"message":"","retry_time":null,"snapshot_id":0}}"#
+            r#"{"sequence":7,"time":"1970-01-01T00:00:00.500Z","partition_changed":{"label":"2013-02-08","start":null,"state":"WAITING_RETRY","attempt":1,"rows_read":0,"rows_written":0,"message":"","retry_time":null,"snapshot_id":0,"bytes_written":0,"staged_time":null}}"#
         );
     }
 

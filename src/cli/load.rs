@@ -196,6 +196,7 @@ impl Loader<'_> {
         let request = pb::WriteRequest {
             mutations,
             request_id: String::new(),
+            ..Default::default()
         };
         let response = self
             .client
@@ -254,6 +255,7 @@ fn mutation(raw: RawLine, entity_type: &pb::EntityType) -> Result<pb::Mutation, 
         entity_type: raw.entity_type,
         entity_id: raw.entity_id,
         operation: Some(operation),
+        ..Default::default()
     })
 }
 

@@ -42,6 +42,10 @@ pub(crate) struct Args {
     #[arg(long, env = "HINDCAST_MAX_ACTIVE_PARTITIONS", value_name = "N",
         value_parser = clap::value_parser!(u32).range(1..=MAX_ACTIVE_PARTITIONS))]
     max_active_partitions: Option<u32>,
+    /// Partitions that all backfills together compute at once, at least 1. Without it: 16
+    #[arg(long, env = "HINDCAST_SERVER_ACTIVE_PARTITIONS", value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..))]
+    server_active_partitions: Option<u32>,
     /// Memory for the store's cache, such as 512MiB. Without it: 256MiB
     #[arg(long, env = "HINDCAST_STORE_CACHE", value_name = "SIZE", value_parser = times::parse_size)]
     store_cache: Option<u64>,
@@ -85,6 +89,9 @@ impl Args {
         config.max_active_partitions = self
             .max_active_partitions
             .unwrap_or(config.max_active_partitions);
+        config.server_active_partitions = self
+            .server_active_partitions
+            .unwrap_or(config.server_active_partitions);
         config.store_cache_bytes = self.store_cache.unwrap_or(config.store_cache_bytes);
         config.engine_memory_bytes = self.engine_memory.unwrap_or(config.engine_memory_bytes);
         Ok(config)

@@ -98,6 +98,9 @@ pub(crate) struct RegisterArgs {
     /// Longest wait between tries; without it: 60s
     #[arg(long, value_name = "DURATION", value_parser = times::parse_duration)]
     max_backoff: Option<Duration>,
+    /// How long one attempt may take, such as 10m; without it: as long as it takes
+    #[arg(long, value_name = "DURATION", value_parser = times::parse_duration)]
+    attempt_timeout: Option<Duration>,
     /// For people
     #[arg(long, default_value = "", hide_default_value = true)]
     description: String,
@@ -175,6 +178,7 @@ fn definition(args: &RegisterArgs) -> Result<pb::Transform, Error> {
         max_attempts: args.max_attempts,
         initial_backoff: args.initial_backoff.map(times::wire_duration),
         max_backoff: args.max_backoff.map(times::wire_duration),
+        attempt_timeout: args.attempt_timeout.map(times::wire_duration),
     };
     Ok(pb::Transform {
         name: args.name.clone(),
@@ -306,7 +310,11 @@ fn describe_retry(retry: &pb::RetryPolicy) -> String {
     if retry.max_attempts > 0 {
         parts.push(output::counted(u64::from(retry.max_attempts), "attempt"));
     }
-    let backoff = [("from", &retry.initial_backoff), ("to", &retry.max_backoff)];
+    let backoff = [
+        ("from", &retry.initial_backoff),
+        ("to", &retry.max_backoff),
+        ("each within", &retry.attempt_timeout),
+    ];
     for (word, duration) in backoff {
         if let Some(duration) = duration {
             parts.push(format!(

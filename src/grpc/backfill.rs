@@ -1,6 +1,6 @@
-//! `BackfillService`: planning, creating, watching, cancelling.
+//! `BackfillService`: planning, creating, watching, controlling.
 
-use std::pin::Pin;
+use std::{collections::HashMap, pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt};
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,7 +14,7 @@ use super::{
     status::to_status,
 };
 use crate::{
-    backfill::Handle,
+    backfill::{self, Handle, Planned, Record, State},
     error::Violation,
     pb::{self, backfill_service_server::BackfillService},
 };
@@ -39,12 +39,12 @@ impl BackfillService for BackfillApi {
     ) -> Result<Response<pb::PlanBackfillResponse>, Status> {
         let pb::PlanBackfillRequest { spec } = request.into_inner();
         let spec = convert::spec(spec).map_err(|error| to_status(&error))?;
-        let plan = Box::pin(self.backfills.plan(&spec))
+        let planned = Box::pin(self.backfills.plan(&spec))
             .await
             .map_err(|error| to_status(&error))?;
-        let plan_hash = plan.hash().map_err(|error| to_status(&error))?;
         Ok(Response::new(pb::PlanBackfillResponse {
-            plan: Some(convert::plan_to_wire(&plan, plan_hash)),
+            plan: Some(wire_plan(&planned)?),
+            in_the_way: planned.in_the_way,
         }))
     }
 
@@ -93,6 +93,8 @@ impl BackfillService for BackfillApi {
             states,
             page_size,
             page_token,
+            labels,
+            root,
         } = request.into_inner();
         let limit = page_limit(page_size, DEFAULT_BACKFILLS, MAX_BACKFILLS)?;
         let states = convert::states_from_wire("states", &states).map_err(refused)?;
@@ -103,7 +105,8 @@ impl BackfillService for BackfillApi {
         }
         // One more than asked tells whether another page follows.
         let mut backfills = self.backfills.list(after, limit + 1, |record, state| {
-            let wanted = (transform.is_empty() || record.plan.transform == transform)
+            let wanted = is_meant(record, &transform, &labels)
+                && (root.is_empty() || is_of_line(record, &root))
                 && (states.is_empty() || states.contains(&state.state));
             wanted.then(|| convert::backfill_to_wire(record, state))
         });
@@ -128,11 +131,12 @@ impl BackfillService for BackfillApi {
             states,
             page_size,
             page_token,
+            include_attempts,
         } = request.into_inner();
         let limit = page_limit(page_size, DEFAULT_PARTITIONS, MAX_PARTITIONS)?;
         let states = convert::partition_states_from_wire("states", &states).map_err(refused)?;
         named("backfill", &backfill).map_err(refused)?;
-        let (partitions, next) = self
+        let mut page = self
             .backfills
             .read(&backfill, |record, state| {
                 let count = record.plan.partitions.len();
@@ -142,9 +146,22 @@ impl BackfillService for BackfillApi {
                 page.ok_or_else(foreign_token)
             })
             .map_err(|error| to_status(&error))??;
+        if include_attempts {
+            let indices = page.indices.clone();
+            let mut attempts = self
+                .backfills
+                .attempts(&backfill, indices)
+                .await
+                .map_err(|error| to_status(&error))?;
+            for (partition, index) in page.partitions.iter_mut().zip(&page.indices) {
+                let found = attempts.remove(index).unwrap_or_default();
+                partition.attempts = convert::attempts_to_wire(found);
+            }
+        }
         Ok(Response::new(pb::ListPartitionsResponse {
-            partitions,
-            next_page_token: next
+            partitions: page.partitions,
+            next_page_token: page
+                .next
                 .map(|index| format!("{backfill}.{index}"))
                 .unwrap_or_default(),
         }))
@@ -156,14 +173,125 @@ impl BackfillService for BackfillApi {
     ) -> Result<Response<pb::CancelBackfillResponse>, Status> {
         let pb::CancelBackfillRequest { name } = request.into_inner();
         named("name", &name).map_err(refused)?;
-        let (record, state) = self
+        let backfill = wire_backfill(self.backfills.cancel(&name).await)?;
+        Ok(Response::new(pb::CancelBackfillResponse {
+            backfill: Some(backfill),
+        }))
+    }
+
+    async fn pause_backfill(
+        &self,
+        request: Request<pb::PauseBackfillRequest>,
+    ) -> Result<Response<pb::PauseBackfillResponse>, Status> {
+        let pb::PauseBackfillRequest { name } = request.into_inner();
+        named("name", &name).map_err(refused)?;
+        let backfill = wire_backfill(self.backfills.pause(&name).await)?;
+        Ok(Response::new(pb::PauseBackfillResponse {
+            backfill: Some(backfill),
+        }))
+    }
+
+    async fn resume_backfill(
+        &self,
+        request: Request<pb::ResumeBackfillRequest>,
+    ) -> Result<Response<pb::ResumeBackfillResponse>, Status> {
+        let pb::ResumeBackfillRequest { name } = request.into_inner();
+        named("name", &name).map_err(refused)?;
+        let backfill = wire_backfill(self.backfills.resume(&name).await)?;
+        Ok(Response::new(pb::ResumeBackfillResponse {
+            backfill: Some(backfill),
+        }))
+    }
+
+    async fn set_backfill_concurrency(
+        &self,
+        request: Request<pb::SetBackfillConcurrencyRequest>,
+    ) -> Result<Response<pb::SetBackfillConcurrencyResponse>, Status> {
+        let pb::SetBackfillConcurrencyRequest {
+            name,
+            max_active_partitions,
+        } = request.into_inner();
+        named("name", &name).map_err(refused)?;
+        let set = self
             .backfills
-            .cancel(&name)
+            .set_concurrency(&name, max_active_partitions)
+            .await;
+        Ok(Response::new(pb::SetBackfillConcurrencyResponse {
+            backfill: Some(wire_backfill(set)?),
+        }))
+    }
+
+    async fn retry_backfill(
+        &self,
+        request: Request<pb::RetryBackfillRequest>,
+    ) -> Result<Response<pb::RetryBackfillResponse>, Status> {
+        let pb::RetryBackfillRequest { name } = request.into_inner();
+        named("name", &name).map_err(refused)?;
+        let backfill = wire_backfill(self.backfills.retry(&name).await)?;
+        Ok(Response::new(pb::RetryBackfillResponse {
+            backfill: Some(backfill),
+        }))
+    }
+
+    async fn restate_backfill(
+        &self,
+        request: Request<pb::RestateBackfillRequest>,
+    ) -> Result<Response<pb::RestateBackfillResponse>, Status> {
+        let pb::RestateBackfillRequest {
+            name,
+            range,
+            revision,
+            validate_only,
+            request_id,
+            expected_plan_hash,
+        } = request.into_inner();
+        named("name", &name).map_err(refused)?;
+        let what = convert::restatement(range, revision).map_err(|error| to_status(&error))?;
+        let request_id = convert::request_id(request_id).map_err(|error| to_status(&error))?;
+        if validate_only {
+            let planned = Box::pin(self.backfills.plan_restatement(&name, what))
+                .await
+                .map_err(|error| to_status(&error))?;
+            return Ok(Response::new(pb::RestateBackfillResponse {
+                backfill: None,
+                plan: Some(wire_plan(&planned)?),
+                warnings: planned.plan.warnings,
+            }));
+        }
+        let expected = (!expected_plan_hash.is_empty()).then_some(expected_plan_hash.as_str());
+        let (record, state) = Box::pin(self.backfills.restate(&name, what, request_id, expected))
             .await
             .map_err(|error| to_status(&error))?;
-        Ok(Response::new(pb::CancelBackfillResponse {
+        Ok(Response::new(pb::RestateBackfillResponse {
             backfill: Some(convert::backfill_to_wire(&record, &state)),
+            plan: None,
+            warnings: record.plan.warnings.clone(),
         }))
+    }
+
+    type WatchBackfillsStream =
+        Pin<Box<dyn Stream<Item = Result<pb::WatchBackfillsResponse, Status>> + Send>>;
+
+    async fn watch_backfills(
+        &self,
+        request: Request<pb::WatchBackfillsRequest>,
+    ) -> Result<Response<Self::WatchBackfillsStream>, Status> {
+        let pb::WatchBackfillsRequest {
+            transform,
+            labels,
+            include_ended,
+        } = request.into_inner();
+        let items = self
+            .backfills
+            .watch_all(include_ended, move |record, state| {
+                is_meant(record, &transform, &labels)
+                    .then(|| convert::backfill_to_wire(record, state))
+            });
+        let messages = ReceiverStream::new(items).map(|item| match item {
+            Ok(item) => Ok(convert::watch_all_item_to_wire(item)),
+            Err(error) => Err(to_status(&error)),
+        });
+        Ok(Response::new(Box::pin(messages)))
     }
 
     type WatchBackfillStream =
@@ -192,6 +320,27 @@ impl BackfillService for BackfillApi {
         });
         Ok(Response::new(Box::pin(messages)))
     }
+}
+
+fn wire_plan(planned: &Planned) -> Result<pb::Plan, Status> {
+    let plan_hash = planned.plan.hash().map_err(|error| to_status(&error))?;
+    Ok(convert::plan_to_wire(planned, plan_hash))
+}
+
+fn wire_backfill(outcome: backfill::Result<(Arc<Record>, State)>) -> Result<pb::Backfill, Status> {
+    let (record, state) = outcome.map_err(|error| to_status(&error))?;
+    Ok(convert::backfill_to_wire(&record, &state))
+}
+
+/// Whether a filter by transform and labels lets a backfill through; what is empty lets all through.
+fn is_meant(record: &Record, transform: &str, labels: &HashMap<String, String>) -> bool {
+    let has = |(key, value): (&String, &String)| record.spec.labels.get(key) == Some(value);
+    (transform.is_empty() || record.plan.transform == transform) && labels.iter().all(has)
+}
+
+/// Whether a backfill is `root` or restates it, directly or not.
+fn is_of_line(record: &Record, root: &str) -> bool {
+    record.name == root || record.parent.as_ref().is_some_and(|it| it.root == root)
 }
 
 fn page_limit(asked: u32, usual: u32, most: u32) -> Result<usize, Status> {

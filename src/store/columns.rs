@@ -23,7 +23,7 @@ use super::{
     keys,
     model::{Attribute, AttributeKind, EntityType},
     pages::{Head, Pages},
-    read,
+    read::{self, Seen},
     row::{self, Raw, RowReader},
     timeline::{OPEN, Rect, Span},
 };
@@ -101,7 +101,7 @@ impl Store {
             batch_rows,
         );
         batches(scan, move |pages, key, head, basis, id, rows| {
-            let Some(found) = read::as_of(pages, key, head, valid.micros(), basis)? else {
+            let Seen::Version(found) = read::as_of(pages, key, head, valid.micros(), basis)? else {
                 return Ok(());
             };
             match found.row() {

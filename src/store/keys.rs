@@ -2,9 +2,10 @@
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
-//! | `heads` | entity key | head page: all versions of the entity, or the mark that they are in `leaves` |
-//! | `leaves` | entity key, `valid_lo` (i64, sign bit flipped) | leaf page, or the mark that it is in `chains` |
-//! | `chains` (large) | leaf key, generation (u64) | a page longer than one value |
+//! | `heads` | entity key | the root of the entity's page tree: for the ordinary entity, all of it |
+//! | `roots` | entity key, `since` (i64, sign bit flipped) | an earlier root, as it last lay in `heads` |
+//! | `pages` | entity key, level (u8), `since`, start of its span (both i64, sign bit flipped) | a page that is no root |
+//! | `rows` | entity key, first 16 bytes of the row's SHA-256 | a row too long for pages |
 //! | `log` (large) | sequence (u64) | commit record |
 //! | `types` (large) | entity type's name | its declaration |
 //! | `requests` | request id | the first answer |
@@ -13,6 +14,8 @@
 //!
 //! **Entity key**: `escape(type) 00 01 escape(id) 00 01`, where `escape` writes each `00` as `00 FF`: keys order as
 //! (type, id) do, and no key is the start of another.
+
+use super::{page::RowHash, page_codec::PageId};
 
 const TERMINATOR: [u8; 2] = [0, 1];
 /// Above [`TERMINATOR`], below every longer name.
@@ -65,20 +68,49 @@ pub(super) fn entity_id(key: &[u8], prefix_bytes: usize) -> Option<String> {
     String::from_utf8(id).ok()
 }
 
-/// The key of the leaf of an entity that starts at `valid_lo`.
-pub(super) fn leaf_key(entity_key: &[u8], valid_lo: i64) -> Vec<u8> {
-    let mut key = Vec::with_capacity(entity_key.len() + 8);
-    key.extend_from_slice(entity_key);
-    key.extend_from_slice(&ordered(valid_lo));
-    key
+/// The key of an earlier root that was made at `since`.
+pub(super) fn root_key(entity_key: &[u8], since: i64) -> Vec<u8> {
+    [entity_key, &ordered(since)].concat()
 }
 
-/// The key of one generation of a chained leaf.
-pub(super) fn chain_key(leaf_key: &[u8], generation: u64) -> Vec<u8> {
-    let mut key = Vec::with_capacity(leaf_key.len() + 8);
-    key.extend_from_slice(leaf_key);
-    key.extend_from_slice(&generation.to_be_bytes());
-    key
+/// The key of a page that is no root.
+pub(super) fn page_key(entity_key: &[u8], id: PageId) -> Vec<u8> {
+    [
+        entity_key,
+        &[id.level],
+        &ordered(id.since),
+        &ordered(id.from),
+    ]
+    .concat()
+}
+
+/// The page in a [`page_key`] of this entity.
+pub(super) fn parse_page_key(key: &[u8], entity_key: &[u8]) -> Option<PageId> {
+    let (&level, rest) = key.strip_prefix(entity_key)?.split_first()?;
+    let (since, from) = rest.split_first_chunk::<8>()?;
+    Some(PageId {
+        level,
+        since: number(*since),
+        from: number(from.try_into().ok()?),
+    })
+}
+
+/// The system time in a [`root_key`] of this entity.
+pub(super) fn parse_root_key(key: &[u8], entity_key: &[u8]) -> Option<i64> {
+    let since = key.strip_prefix(entity_key)?;
+    Some(number(since.try_into().ok()?))
+}
+
+/// The half-open range of keys of the leaves that were made at or before `basis`.
+pub(super) fn leaves_until(entity_key: &[u8], basis: i64) -> (Vec<u8>, Vec<u8>) {
+    let start = [entity_key, &[0]].concat();
+    let end = [&start[..], &ordered(basis.saturating_add(1))].concat();
+    (start, end)
+}
+
+/// The key of a row that lies outside of pages.
+pub(super) fn row_key(entity_key: &[u8], hash: &RowHash) -> Vec<u8> {
+    [entity_key, hash].concat()
 }
 
 /// The key of a log record.
@@ -96,7 +128,12 @@ pub(super) fn request_time_key(system_time: i64, request_id: &str) -> Vec<u8> {
 /// The parts of a [`request_time_key`].
 pub(super) fn parse_request_time_key(key: &[u8]) -> Option<(i64, &[u8])> {
     let (time, id) = key.split_first_chunk::<8>()?;
-    Some(((u64::from_be_bytes(*time) ^ SIGN_BIT).cast_signed(), id))
+    Some((number(*time), id))
+}
+
+/// The number that [`ordered`] wrote.
+fn number(bytes: [u8; 8]) -> i64 {
+    (u64::from_be_bytes(bytes) ^ SIGN_BIT).cast_signed()
 }
 
 /// Eight bytes that order as the number does.
@@ -133,10 +170,16 @@ mod tests {
         }
 
         #[test]
-        fn leaves_order_as_their_start_does(a: i64, b: i64) {
-            prop_assert_eq!(leaf_key(b"e", a).cmp(&leaf_key(b"e", b)), a.cmp(&b));
-            let key = request_time_key(a, "r");
-            prop_assert_eq!(parse_request_time_key(&key), Some((a, &b"r"[..])));
+        fn pages_order_by_level_then_since_then_start(a: (u8, i64, i64), b: (u8, i64, i64)) {
+            let [id_a, id_b] = [a, b].map(|(level, since, from)| PageId { level, since, from });
+            let (key_a, key_b) = (page_key(b"e", id_a), page_key(b"e", id_b));
+            prop_assert_eq!(key_a.cmp(&key_b), a.cmp(&b));
+            prop_assert_eq!(parse_page_key(&key_a, b"e"), Some(id_a));
+            prop_assert_eq!(parse_root_key(&root_key(b"e", a.1), b"e"), Some(a.1));
+            let (start, end) = leaves_until(b"e", b.1);
+            prop_assert_eq!((start..end).contains(&key_a), a.0 == 0 && a.1 <= b.1 && b.1 < i64::MAX);
+            let key = request_time_key(a.1, "r");
+            prop_assert_eq!(parse_request_time_key(&key), Some((a.1, &b"r"[..])));
         }
     }
 

@@ -5,9 +5,10 @@
 //!
 //! - [`model`](Version), `validate`, `row`: what callers speak of, its limits, and the canonical bytes of a row
 //! - `timeline`, `page`, `page_codec`, `keys`, `log`, `codec`: the algebra and the formats
-//! - `pages`, `marks`, `types`: what lies under which key; the page tree of a later issue replaces `pages` alone
+//! - `tree`, `cut`, `edit`: an entity's pages as a multiversion B-tree, and what a commit does to them
+//! - `pages`, `marks`, `types`: what lies under which key, and in which order it is written
 //! - `workspace`, `journal`, `recovery`, `committer`: a commit, in memory, on disk, after a crash, in its thread
-//! - `read`, [`columns`]: answers, one by one and as Arrow batches
+//! - `path`, `history`, `read`, [`columns`]: answers, one by one and as Arrow batches
 //!
 //! **Invariants**: `BT-1` at one basis the versions of an entity never overlap; `BT-2` an answer at a served basis never
 //! changes; `BT-3` system times strictly increase, an acknowledged write survives, a batch is all or nothing.
@@ -15,7 +16,10 @@
 mod codec;
 pub mod columns;
 mod committer;
+mod cut;
+mod edit;
 mod error;
+mod history;
 mod journal;
 mod keys;
 mod log;
@@ -24,10 +28,14 @@ mod model;
 mod page;
 mod page_codec;
 mod pages;
+mod path;
 mod read;
 mod recovery;
 mod row;
 mod timeline;
+mod tree;
+#[cfg(test)]
+mod tree_tests;
 mod types;
 mod validate;
 mod workspace;
@@ -42,10 +50,11 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use error::Error;
 pub use model::{
-    Answer, Attribute, AttributeKind, Batch, Committed, Decimal, EntityType, EntityTypeSpec,
-    MAX_ATTRIBUTES, MAX_DECIMAL_DIGITS, MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES, Mutation, Operation,
-    Until, Value, Version,
+    Answer, Attribute, AttributeKind, Batch, Committed, Condition, Decimal, EntityType,
+    EntityTypeSpec, Expectation, IngestMark, MAX_ATTRIBUTES, MAX_DECIMAL_DIGITS,
+    MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES, Mutation, Operation, Until, Value, Version,
 };
+pub use pages::PageStats;
 pub use row::MAX_ROW_BYTES;
 pub use validate::{MAX_BATCH_BYTES, MAX_ENTITY_ID_BYTES, MAX_MUTATIONS, MAX_REQUEST_ID_BYTES};
 

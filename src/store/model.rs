@@ -357,6 +357,30 @@ pub enum Operation {
     Put(BTreeMap<String, Option<Value>>),
     /// Says that there is no such entity.
     End,
+    /// Merges these attributes into every value of the range; `None` sets null. Where there is no value, nothing happens.
+    Patch(BTreeMap<String, Option<Value>>),
+    /// Removes all versions at every basis and leaves a mark. Takes no range.
+    Erase,
+}
+
+/// What must be so for a batch to be applied, as the batch has made it so far.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Expectation {
+    /// Where to look. `None`: at the mutation's start.
+    pub valid_time: Option<ValidTime>,
+    /// What must be there.
+    pub condition: Condition,
+}
+
+/// The condition of an [`Expectation`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Condition {
+    /// A value with exactly these attributes; those that are not named are null.
+    Value(BTreeMap<String, Option<Value>>),
+    /// No value: never known, ended or erased.
+    Absent,
+    /// What was there at this basis already, or was not.
+    UnchangedSince(SysTime),
 }
 
 /// One change to one entity over a range of valid time.
@@ -372,6 +396,8 @@ pub struct Mutation {
     pub valid_from: Option<ValidTime>,
     /// Where the range ends.
     pub until: Until,
+    /// All must hold, or nothing of the batch is applied.
+    pub expect: Vec<Expectation>,
 }
 
 /// Mutations that are applied together: one commit, one system time, in order, all or nothing.
@@ -381,6 +407,19 @@ pub struct Batch {
     pub mutations: Vec<Mutation>,
     /// The same id again returns the first answer and writes nothing. At most 128 bytes.
     pub request_id: Option<String>,
+    /// For types that are being imported, and only for those: the commit's system time where the history comes from.
+    pub import_time: Option<SysTime>,
+    /// The place of the batch in a bulk load.
+    pub ingest: Option<IngestMark>,
+}
+
+/// A place in a named stream of batches. A batch at or before the stream's last place is not applied again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IngestMark {
+    /// 1 to 128 bytes.
+    pub stream: String,
+    /// Greater than that of the batch before.
+    pub offset: u64,
 }
 
 /// The answer to a [`Batch`].
@@ -418,4 +457,6 @@ pub enum Answer {
     Ended(Version),
     /// Nothing was ever said.
     NotKnown,
+    /// The entity was erased.
+    Erased,
 }

@@ -1,92 +1,114 @@
-//! Pages: the versions of one entity over a range of valid time, in memory, and when and where they split.
+//! Leaf pages in memory: the versions of one entity over a range of valid time, from one system time on.
 
-use std::ops::Range;
+use std::collections::HashMap;
 
-use super::timeline::{self, Rect, Span};
+use sha2::{Digest, Sha256};
+
+use super::{
+    timeline::{self, OPEN, Rect, Span},
+    tree::PAGE_BYTES,
+};
 use crate::kv::Slice;
 
 /// The number of the state "there is no such entity". State `n + 1` is the page's `n`-th row.
 pub(super) const ENDED: u32 = 0;
 
-/// The bytes of one row.
-#[derive(Debug, Clone)]
-enum Row {
-    /// In the bytes that the page was read from.
-    Stored(Range<usize>),
-    Fresh(Vec<u8>),
+/// The longest row that pages hold themselves. Longer ones lie outside, once per entity, under their hash: a page then
+/// holds several versions whatever they weigh.
+pub(super) const MAX_INSIDE_BYTES: usize = PAGE_BYTES / 8;
+
+/// What stands in a page for a row outside of it: the first half of its SHA-256.
+pub(super) type RowHash = [u8; 16];
+
+/// A row as pages hold it. Equal rows are equal here.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Row {
+    /// The bytes themselves.
+    Inside(Slice),
+    /// They lie in `rows`, under this.
+    Outside(RowHash),
 }
 
-/// The versions of one entity over `span`, clipped to it.
+impl Row {
+    /// Of a row's bytes.
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        if bytes.len() <= MAX_INSIDE_BYTES {
+            return Self::Inside(bytes.into());
+        }
+        let mut hash = RowHash::default();
+        let length = hash.len();
+        hash.copy_from_slice(&Sha256::digest(bytes)[..length]);
+        Self::Outside(hash)
+    }
+
+    /// Under which it lies outside, if it does.
+    pub(super) fn hash(&self) -> Option<&RowHash> {
+        match self {
+            Self::Inside(_) => None,
+            Self::Outside(hash) => Some(hash),
+        }
+    }
+
+    /// What it takes in a page.
+    pub(super) fn weight_bytes(&self) -> usize {
+        match self {
+            Self::Inside(bytes) => bytes.len() + 2,
+            Self::Outside(hash) => hash.len() + 1,
+        }
+    }
+}
+
+/// The versions of one entity over `span`, clipped to it, as far as readers at a basis from `since` on see them.
 #[derive(Debug, Clone)]
 pub(super) struct Page {
     pub(super) span: Span,
+    /// The system time at which it was made; `i64::MIN` for an entity's first.
+    pub(super) since: i64,
     /// The last commit whose changes are in it.
     pub(super) applied_sequence: u64,
     /// In order of (`from`, `system_from`).
     pub(super) rects: Vec<Rect>,
-    stored: Slice,
-    rows: Vec<Row>,
+    pub(super) rows: Vec<Row>,
 }
 
 impl Page {
     /// A page about which nothing is known.
-    pub(super) fn empty(span: Span) -> Self {
+    pub(super) fn empty(span: Span, since: i64) -> Self {
         Self {
             span,
+            since,
             applied_sequence: 0,
             rects: Vec::new(),
-            stored: Slice::default(),
             rows: Vec::new(),
         }
     }
 
-    /// A page whose rows lie in `stored`.
-    pub(super) fn from_stored(
-        span: Span,
-        applied_sequence: u64,
-        rects: Vec<Rect>,
-        rows: Vec<Range<usize>>,
-        stored: Slice,
-    ) -> Self {
-        Self {
-            span,
-            applied_sequence,
-            rects,
-            stored,
-            rows: rows.into_iter().map(Row::Stored).collect(),
-        }
-    }
-
     /// The row of a state; `None` for [`ENDED`].
-    pub(super) fn row(&self, state: u32) -> Option<&[u8]> {
-        let index = usize::try_from(state).ok()?.checked_sub(1)?;
-        match self.rows.get(index)? {
-            Row::Stored(range) => self.stored.get(range.clone()),
-            Row::Fresh(bytes) => Some(bytes),
-        }
-    }
-
-    /// How many rows it holds: states `1..=row_count`.
-    pub(super) fn row_count(&self) -> u32 {
-        u32::try_from(self.rows.len()).unwrap_or(u32::MAX)
+    pub(super) fn row(&self, state: u32) -> Option<&Row> {
+        self.rows.get(usize::try_from(state).ok()?.checked_sub(1)?)
     }
 
     /// The number of a state, new or not. `None` stands for "ended".
-    fn state_of(&mut self, row: Option<&[u8]>) -> u32 {
+    fn state_of(&mut self, row: Option<&Row>) -> u32 {
         let Some(row) = row else {
             return ENDED;
         };
-        if let Some(known) = (1..=self.row_count()).find(|&state| self.row(state) == Some(row)) {
-            return known;
-        }
-        self.rows.push(Row::Fresh(row.to_vec()));
-        self.row_count()
+        let index = self.rows.iter().position(|known| known == row);
+        let index = index.unwrap_or_else(|| {
+            self.rows.push(row.clone());
+            self.rows.len() - 1
+        });
+        number(index)
     }
 
-    /// Asserts a row, or "ended", over the part of `span` that the page covers.
-    pub(super) fn assert_over(&mut self, span: Span, row: Option<&[u8]>, at: i64) {
+    /// Asserts a row, or "ended", over the part of `span` that the page covers. `false`: all of that was there already.
+    pub(super) fn assert_over(&mut self, span: Span, row: Option<&Row>, at: i64) -> bool {
         let state = self.state_of(row);
-        timeline::assert_over(&mut self.rects, span.intersection(self.span), state, at);
+        let span = span.intersection(self.span);
+        let changed = timeline::assert_over(&mut self.rects, span, state, at);
+        // What ended when the page began, its readers never see.
+        self.rects.retain(|rect| rect.system_to > self.since);
+        changed
     }
 
     /// Joins what belongs together, drops rows that nothing uses and numbers the rest in order of first use: pages with
@@ -96,72 +118,75 @@ impl Page {
         let mut numbers = vec![ENDED; self.rows.len() + 1];
         let mut rows = Vec::with_capacity(self.rows.len());
         for rect in &mut self.rects {
-            let Some(number) = usize::try_from(rect.state)
-                .ok()
-                .and_then(|old| numbers.get_mut(old))
-            else {
-                continue;
-            };
-            if rect.state == ENDED {
+            let old = rect.state as usize;
+            if rect.state == ENDED || old > self.rows.len() {
                 continue;
             }
-            if *number == ENDED {
-                rows.push(self.rows[rect.state as usize - 1].clone());
-                *number = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+            if numbers[old] == ENDED {
+                rows.push(self.rows[old - 1].clone());
+                numbers[old] = number(rows.len() - 1);
             }
-            rect.state = *number;
+            rect.state = numbers[old];
         }
         self.rows = rows;
     }
 
-    /// The part of the page over `span`.
-    fn part(&self, span: Span) -> Self {
-        let mut part = Self {
+    /// About what its live versions take: the rows that they use, and [`LIVE_RECT_BYTES`] each.
+    pub(super) fn live_bytes(&self) -> usize {
+        let mut used = vec![false; self.rows.len() + 1];
+        let mut total = 0;
+        // Joined, as they are once they are stored.
+        for rect in timeline::visible(&self.rects, OPEN - 1) {
+            total += LIVE_RECT_BYTES;
+            let state = rect.state as usize;
+            if state < used.len() && !std::mem::replace(&mut used[state], true) {
+                total += self.row(rect.state).map_or(0, Row::weight_bytes);
+            }
+        }
+        total
+    }
+
+    /// The live versions of pages that lie side by side, as one page from `at` on. It may be longer than a page can be.
+    pub(super) fn pooled(pages: &[Self], at: i64) -> Self {
+        let span = Span {
+            from: pages.iter().map(|page| page.span.from).min().unwrap_or(0),
+            to: pages.iter().map(|page| page.span.to).max().unwrap_or(0),
+        };
+        let mut pool = Self::empty(span, at);
+        let mut states: HashMap<&Row, u32> = HashMap::new();
+        for page in pages {
+            for rect in page.rects.iter().filter(|rect| rect.is_live()) {
+                let state = match page.row(rect.state) {
+                    None => ENDED,
+                    Some(row) => *states.entry(row).or_insert_with(|| {
+                        pool.rows.push(row.clone());
+                        number(pool.rows.len() - 1)
+                    }),
+                };
+                pool.rects.push(Rect { state, ..*rect });
+            }
+        }
+        pool.canonicalise();
+        pool
+    }
+
+    /// The part of a pool over `span`, which cuts none of its versions: those with these indices.
+    pub(super) fn piece(&self, span: Span, rects: std::ops::Range<usize>) -> Self {
+        let mut piece = Self {
             span,
-            rects: self
-                .rects
-                .iter()
-                .filter_map(|rect| rect.clipped(span))
-                .collect(),
-            ..self.clone()
+            since: self.since,
+            applied_sequence: 0,
+            rects: self.rects[rects].to_vec(),
+            rows: self.rows.clone(),
         };
-        part.canonicalise();
-        part
+        piece.canonicalise();
+        piece
     }
+}
 
-    /// Both halves of the page, cut at the point of valid time that leaves the larger one smallest.
-    ///
-    /// `None` when no cut takes a quarter of the versions off the larger half: versions that all reach over the cut would
-    /// be doubled without making room.
-    pub(super) fn halves(&self) -> Option<(Self, Self)> {
-        let cut = self.best_cut()?;
-        let left = self.part(Span {
-            to: cut,
-            ..self.span
-        });
-        let right = self.part(Span {
-            from: cut,
-            ..self.span
-        });
-        Some((left, right))
-    }
+/// What a live version takes in a page, about: flags, two differences in valid time, one in system time, a row's number.
+pub(super) const LIVE_RECT_BYTES: usize = 14;
 
-    fn best_cut(&self) -> Option<i64> {
-        let mut starts: Vec<i64> = self.rects.iter().map(|rect| rect.from).collect();
-        let mut ends: Vec<i64> = self.rects.iter().map(|rect| rect.to).collect();
-        starts.sort_unstable();
-        ends.sort_unstable();
-        let larger_half = |cut: i64| {
-            let left = starts.partition_point(|&start| start < cut);
-            let right = ends.len() - ends.partition_point(|&end| end <= cut);
-            left.max(right)
-        };
-        let (size, cut) = starts
-            .iter()
-            .chain(&ends)
-            .filter(|&&cut| self.span.from < cut && cut < self.span.to)
-            .map(|&cut| (larger_half(cut), cut))
-            .min()?;
-        (size * 4 <= self.rects.len() * 3).then_some(cut)
-    }
+fn number(index: usize) -> u32 {
+    u32::try_from(index + 1).unwrap_or(u32::MAX)
 }

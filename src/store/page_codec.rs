@@ -1,189 +1,467 @@
-//! The bytes of heads, leaves and chained pages.
+//! The bytes of pages, written whole and read without making anything that is not asked for.
 //!
-//! **Layout**: format byte, kind byte, CRC-32 (big-endian) of the key, the kind and the body, then the body. With the key in
-//! the checksum, a page that turns up under another entity's key is damage too.
-//! - `Page`: flags, span ends that are not open, applied sequence, rows (deduplicated), versions as differences to the one
-//!   before.
-//! - `Spilled` (heads only): nothing; the versions are in leaves.
-//! - `Chained` (leaves only): span, generation and the generation before it; the page is in `chains`.
+//! **Layout**: format byte; CRC-32 (big-endian) of the key and of all that follows; flags, level, the bounds that the flags do
+//! not say (`span`, `since`, `erased_until`), applied sequence. Then
+//! - of a leaf (level 0): its rows, deduplicated, each inside or by its hash; its versions, as differences to the one before;
+//! - of an inner page: its entries, as differences to the one before.
+//!
+//! With the key in the checksum, a page that turns up under another key is damage too. Roots are sealed with the entity's
+//! key, wherever they lie, so that a root's bytes can be moved to the archive as they are.
 
 use super::{
-    codec::{self, Malformed, Reader, put_bytes, put_i64, put_u64},
-    page::Page,
-    timeline::{OPEN, Rect, Span},
+    codec::{self, Malformed, Reader, put_i64, put_u64},
+    page::{Page, Row, RowHash},
+    timeline::{self, OPEN, Rect, Span},
 };
 use crate::kv::Slice;
 
-const FORMAT: u8 = 1;
-const KIND_PAGE: u8 = 0;
-const KIND_SPILLED: u8 = 1;
-const KIND_CHAINED: u8 = 2;
-const HEADER_BYTES: usize = 6;
+const FORMAT: u8 = 2;
+const HEADER_BYTES: usize = 5;
 
 const FROM_IS_MIN: u8 = 1;
 const TO_IS_OPEN: u8 = 2;
 const SYSTEM_TO_IS_OPEN: u8 = 4;
+const SINCE_IS_MIN: u8 = 8;
+const IS_ERASED: u8 = 16;
+const ERASED_UNTIL_IS_OPEN: u8 = 32;
 
-/// What lies under a head's or a leaf's key.
-#[derive(Debug)]
-pub(super) enum Stored {
-    Page(Page),
-    Spilled,
-    Chained(Chain),
+/// A row outside of the page, where a row inside has twice its length.
+const OUTSIDE: u64 = 1;
+
+/// Which page of an entity: its key's last parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct PageId {
+    /// 0 for leaves.
+    pub(super) level: u8,
+    /// The system time at which it was made.
+    pub(super) since: i64,
+    /// Where its span starts.
+    pub(super) from: i64,
 }
 
-/// Where the page of a chained leaf lies.
+/// What an inner page says about a child. Where the child's span ends is where the next child of the same time starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Chain {
-    pub(super) span: Span,
-    /// The commit that wrote it.
-    pub(super) generation: u64,
-    /// The generation before, kept for readers that still hold the older mark.
-    pub(super) previous: Option<u64>,
+pub(super) struct Entry {
+    pub(super) from: i64,
+    pub(super) since: i64,
+    /// The system time at which others took its place; [`OPEN`] while it is live.
+    pub(super) until: i64,
 }
 
-/// The bytes of a page under `key`.
-pub(super) fn encode_page(key: &[u8], page: &Page) -> Vec<u8> {
-    let mut out = header(KIND_PAGE);
-    put_span(page.span, &mut out);
-    put_u64(page.applied_sequence, &mut out);
-    put_u64(u64::from(page.row_count()), &mut out);
-    for state in 1..=page.row_count() {
-        put_bytes(page.row(state).unwrap_or_default(), &mut out);
+impl Entry {
+    /// Whether readers at `basis` go through it.
+    pub(super) fn is_visible(&self, basis: i64) -> bool {
+        self.since <= basis && basis < self.until
     }
-    put_u64(page.rects.len() as u64, &mut out);
+}
+
+/// What a page says about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    /// 0 for leaves.
+    pub(super) level: u8,
+    pub(super) span: Span,
+    pub(super) since: i64,
+    /// The last commit whose changes are in it.
+    pub(super) applied_sequence: u64,
+    /// Of a root whose entity was erased: every answer at a basis before it is "erased".
+    pub(super) erased_until: Option<i64>,
+}
+
+/// The bytes of a leaf under `key`.
+pub(super) fn encode_leaf(key: &[u8], page: &Page, erased_until: Option<i64>) -> Vec<u8> {
+    let mut out = start(&Header {
+        level: 0,
+        span: page.span,
+        since: page.since,
+        applied_sequence: page.applied_sequence,
+        erased_until,
+    });
+    put_leaf(page, &mut out);
+    seal(key, out)
+}
+
+/// The bytes of an inner page under `key`. `entries` are in order of (`from`, `since`).
+pub(super) fn encode_inner(key: &[u8], header: &Header, entries: &[Entry]) -> Vec<u8> {
+    let mut out = start(header);
+    put_entries(entries, &mut out);
+    seal(key, out)
+}
+
+/// The longest that a header can be, with the counts that follow it.
+pub(super) const MAX_HEADER_BYTES: usize = HEADER_BYTES + 2 + 10 * 5 + 6;
+
+/// What a leaf takes, header left out.
+pub(super) fn leaf_bytes(page: &Page) -> usize {
+    let mut out = Vec::with_capacity(4096);
+    put_leaf(page, &mut out);
+    out.len()
+}
+
+/// What each entry takes after the one before it.
+pub(super) fn entry_bytes(entries: &[Entry]) -> Vec<usize> {
+    let mut before = Differences::default();
+    let mut out = Vec::with_capacity(32);
+    let size = |entry: &Entry| {
+        out.clear();
+        before.put_entry(entry, &mut out);
+        out.len()
+    };
+    entries.iter().map(size).collect()
+}
+
+/// What each version takes after the one before it.
+pub(super) fn rect_bytes(rects: &[Rect]) -> Vec<usize> {
+    let mut before = Differences::default();
+    let mut out = Vec::with_capacity(64);
+    let size = |rect: &Rect| {
+        out.clear();
+        before.put(rect, &mut out);
+        out.len()
+    };
+    rects.iter().map(size).collect()
+}
+
+fn put_leaf(page: &Page, out: &mut Vec<u8>) {
+    put_u64(page.rows.len() as u64, out);
+    for row in &page.rows {
+        match row {
+            Row::Inside(bytes) => {
+                put_u64((bytes.len() as u64) << 1, out);
+                out.extend_from_slice(bytes);
+            }
+            Row::Outside(hash) => {
+                put_u64(OUTSIDE, out);
+                out.extend_from_slice(hash);
+            }
+        }
+    }
+    put_u64(page.rects.len() as u64, out);
     let mut before = Differences::default();
     for rect in &page.rects {
-        before.put(rect, &mut out);
+        before.put(rect, out);
     }
+}
+
+fn put_entries(entries: &[Entry], out: &mut Vec<u8>) {
+    put_u64(entries.len() as u64, out);
+    let mut before = Differences::default();
+    for entry in entries {
+        before.put_entry(entry, out);
+    }
+}
+
+fn start(header: &Header) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512);
+    out.extend_from_slice(&[FORMAT, 0, 0, 0, 0]);
+    let bounds = [
+        (header.span.from, i64::MIN, FROM_IS_MIN),
+        (header.span.to, OPEN, TO_IS_OPEN),
+        (header.since, i64::MIN, SINCE_IS_MIN),
+    ];
+    let mut flags = 0;
+    for (bound, end, flag) in bounds {
+        if bound == end {
+            flags |= flag;
+        }
+    }
+    match header.erased_until {
+        None => {}
+        Some(OPEN) => flags |= IS_ERASED | ERASED_UNTIL_IS_OPEN,
+        Some(_) => flags |= IS_ERASED,
+    }
+    out.extend_from_slice(&[flags, header.level]);
+    for (bound, end, _) in bounds {
+        if bound != end {
+            put_i64(bound, &mut out);
+        }
+    }
+    if let Some(until) = header.erased_until.filter(|&until| until != OPEN) {
+        put_i64(until, &mut out);
+    }
+    put_u64(header.applied_sequence, &mut out);
+    out
+}
+
+fn seal(key: &[u8], mut out: Vec<u8>) -> Vec<u8> {
+    let checksum = crc(key, &out[HEADER_BYTES..]);
+    out[1..HEADER_BYTES].copy_from_slice(&checksum.to_be_bytes());
+    out
+}
+
+fn crc(key: &[u8], body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key);
+    hasher.update(body);
+    hasher.finalize()
+}
+
+/// The bytes of a row outside of pages, under `key`: format byte, CRC-32 of key and row, the row.
+pub(super) fn encode_row(key: &[u8], row: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER_BYTES + row.len());
+    out.extend_from_slice(&[FORMAT, 0, 0, 0, 0]);
+    out.extend_from_slice(row);
     seal(key, out)
 }
 
-/// The bytes of the mark that an entity's versions are in leaves.
-pub(super) fn encode_spilled(key: &[u8]) -> Vec<u8> {
-    seal(key, header(KIND_SPILLED))
+/// Reads what [`encode_row`] made.
+pub(super) fn decode_row(key: &[u8], stored: &Slice) -> codec::Result<Slice> {
+    check_seal(key, stored)?;
+    Ok(stored.subslice(HEADER_BYTES, stored.len() - HEADER_BYTES))
 }
 
-/// The bytes of the mark that a leaf's page is in `chains`.
-pub(super) fn encode_chained(key: &[u8], chain: Chain) -> Vec<u8> {
-    let mut out = header(KIND_CHAINED);
-    put_span(chain.span, &mut out);
-    put_u64(chain.generation, &mut out);
-    put_u64(chain.previous.map_or(0, |previous| previous + 1), &mut out);
-    seal(key, out)
-}
-
-/// Reads what one of the functions above made for `key`.
-pub(super) fn decode(key: &[u8], stored: Slice) -> codec::Result<Stored> {
-    let mut reader = Reader::new(&stored);
+fn check_seal(key: &[u8], stored: &[u8]) -> codec::Result<()> {
+    let mut reader = Reader::new(stored);
     if reader.u8()? != FORMAT {
         return Err(Malformed("its format is unknown"));
     }
-    let kind = reader.u8()?;
     let checksum = u32::from_be_bytes(reader.array()?);
-    if checksum != crc(key, kind, &stored[HEADER_BYTES..]) {
-        return Err(Malformed("the checksum does not hold"));
+    if checksum == crc(key, &stored[HEADER_BYTES..]) {
+        Ok(())
+    } else {
+        Err(Malformed("the checksum does not hold"))
     }
-    let decoded = match kind {
-        KIND_PAGE => Stored::Page(decode_page(&mut reader, &stored)?),
-        KIND_SPILLED => Stored::Spilled,
-        KIND_CHAINED => Stored::Chained(Chain {
-            span: span(&mut reader)?,
-            generation: reader.u64()?,
-            previous: reader.u64()?.checked_sub(1),
-        }),
-        _ => return Err(Malformed("its kind is unknown")),
-    };
+}
+
+/// A page as it is stored, its checksum checked and its header read. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct PageView {
+    pub(super) header: Header,
+    bytes: Slice,
+    body: usize,
+}
+
+impl PageView {
+    /// Reads what one of the functions above made for `key`.
+    pub(super) fn read(key: &[u8], bytes: Slice) -> codec::Result<Self> {
+        check_seal(key, &bytes)?;
+        let mut reader = Reader::new(&bytes[HEADER_BYTES..]);
+        let header = header(&mut reader)?;
+        let body = bytes.len() - reader.remaining();
+        Ok(Self {
+            header,
+            bytes,
+            body,
+        })
+    }
+
+    /// The bytes as stored.
+    pub(super) fn bytes(&self) -> &Slice {
+        &self.bytes
+    }
+
+    fn reader(&self) -> Reader<'_> {
+        Reader::new(&self.bytes[self.body..])
+    }
+
+    /// All of a leaf.
+    pub(super) fn leaf(&self) -> codec::Result<Page> {
+        let mut reader = self.leaf_reader()?;
+        let row_count = reader.count()?;
+        let mut rows = Vec::with_capacity(row_count);
+        for _ in 0..row_count {
+            rows.push(self.row(&mut reader)?);
+        }
+        let rect_count = reader.count()?;
+        let mut rects = Vec::with_capacity(rect_count);
+        let mut before = Differences::default();
+        for _ in 0..rect_count {
+            let rect = before.rect(&mut reader)?;
+            if rect.state as usize > row_count {
+                return Err(Malformed("a version names a row that is not there"));
+            }
+            rects.push(rect);
+        }
+        finished(reader)?;
+        Ok(Page {
+            span: self.header.span,
+            since: self.header.since,
+            applied_sequence: self.header.applied_sequence,
+            rects,
+            rows,
+        })
+    }
+
+    /// What a reader of this leaf sees at (`point`, `basis`): the version, with the part of the page over which its owner
+    /// holds, and its row (`None`: ended). Nothing else is decoded, nothing allocated.
+    pub(super) fn find(
+        &self,
+        point: i64,
+        basis: i64,
+    ) -> codec::Result<Option<(Rect, Option<Row>)>> {
+        let mut reader = self.leaf_reader()?;
+        let mut rows = reader;
+        skip_rows(&mut reader)?;
+        let Some(rect) = find_rect(&mut reader, point, basis)? else {
+            return Ok(None);
+        };
+        let Some(index) = rect.state.checked_sub(1) else {
+            return Ok(Some((rect, None)));
+        };
+        if u64::from(index) >= rows.u64()? {
+            return Err(Malformed("a version names a row that is not there"));
+        }
+        for _ in 0..index {
+            raw_row(&mut rows)?;
+        }
+        Ok(Some((rect, Some(self.row(&mut rows)?))))
+    }
+
+    /// An inner page's entries, in order of (`from`, `since`).
+    pub(super) fn entries(&self) -> codec::Result<Vec<Entry>> {
+        let mut reader = self.inner_reader()?;
+        let count = reader.count()?;
+        let mut entries = Vec::with_capacity(count);
+        let mut before = Differences::default();
+        for _ in 0..count {
+            entries.push(before.entry(&mut reader)?);
+        }
+        finished(reader)?;
+        Ok(entries)
+    }
+
+    /// The child that covers `point` for readers at `basis`.
+    pub(super) fn child_at(&self, point: i64, basis: i64) -> codec::Result<PageId> {
+        let mut reader = self.inner_reader()?;
+        let mut before = Differences::default();
+        let mut found = None;
+        for _ in 0..reader.count()? {
+            let entry = before.entry(&mut reader)?;
+            if entry.from > point {
+                break;
+            }
+            if entry.is_visible(basis) {
+                found = Some(entry);
+            }
+        }
+        let entry = found.ok_or(Malformed("none of its children covers a point"))?;
+        Ok(PageId {
+            level: self.header.level - 1,
+            since: entry.since,
+            from: entry.from,
+        })
+    }
+
+    fn leaf_reader(&self) -> codec::Result<Reader<'_>> {
+        if self.header.level == 0 {
+            Ok(self.reader())
+        } else {
+            Err(Malformed("an inner page lies where a leaf belongs"))
+        }
+    }
+
+    fn inner_reader(&self) -> codec::Result<Reader<'_>> {
+        if self.header.level > 0 {
+            Ok(self.reader())
+        } else {
+            Err(Malformed("a leaf lies where an inner page belongs"))
+        }
+    }
+
+    /// The row that `reader`, somewhere in this page, comes to next.
+    fn row(&self, reader: &mut Reader<'_>) -> codec::Result<Row> {
+        Ok(match raw_row(reader)? {
+            RawRow::Outside(hash) => Row::Outside(hash),
+            RawRow::Inside(length) => {
+                let end = self.bytes.len() - reader.remaining();
+                Row::Inside(self.bytes.subslice(end - length, length))
+            }
+        })
+    }
+}
+
+fn finished(reader: Reader<'_>) -> codec::Result<()> {
     if reader.is_empty() {
-        Ok(decoded)
+        Ok(())
     } else {
         Err(Malformed("it goes on after its end"))
     }
 }
 
-fn decode_page(reader: &mut Reader<'_>, stored: &Slice) -> codec::Result<Page> {
-    let span = span(reader)?;
-    let applied_sequence = reader.u64()?;
-    let row_count = reader.count()?;
-    let mut rows = Vec::with_capacity(row_count);
-    for _ in 0..row_count {
-        let length = reader.bytes()?.len();
-        let end = stored.len() - reader.remaining();
-        rows.push(end - length..end);
-    }
-    let rect_count = reader.count()?;
-    let mut rects = Vec::with_capacity(rect_count);
-    let mut before = Differences::default();
-    for _ in 0..rect_count {
-        let rect = before.rect(reader)?;
-        if rect.state as usize > row_count {
-            return Err(Malformed("a version names a row that is not there"));
-        }
-        rects.push(rect);
-    }
-    Ok(Page::from_stored(
-        span,
-        applied_sequence,
-        rects,
-        rows,
-        stored.clone(),
-    ))
-}
-
-fn header(kind: u8) -> Vec<u8> {
-    let mut out = Vec::with_capacity(256);
-    out.extend_from_slice(&[FORMAT, kind, 0, 0, 0, 0]);
-    out
-}
-
-fn seal(key: &[u8], mut out: Vec<u8>) -> Vec<u8> {
-    let checksum = crc(key, out[1], &out[HEADER_BYTES..]);
-    out[2..HEADER_BYTES].copy_from_slice(&checksum.to_be_bytes());
-    out
-}
-
-fn crc(key: &[u8], kind: u8, body: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(key);
-    hasher.update(&[kind]);
-    hasher.update(body);
-    hasher.finalize()
-}
-
-fn put_span(span: Span, out: &mut Vec<u8>) {
-    let mut flags = 0;
-    if span.from == i64::MIN {
-        flags |= FROM_IS_MIN;
-    }
-    if span.to == OPEN {
-        flags |= TO_IS_OPEN;
-    }
-    out.push(flags);
-    if span.from != i64::MIN {
-        put_i64(span.from, out);
-    }
-    if span.to != OPEN {
-        put_i64(span.to, out);
-    }
-}
-
-fn span(reader: &mut Reader<'_>) -> codec::Result<Span> {
+fn header(reader: &mut Reader<'_>) -> codec::Result<Header> {
     let flags = reader.u8()?;
-    Ok(Span {
-        from: if flags & FROM_IS_MIN == 0 {
-            reader.i64()?
+    let level = reader.u8()?;
+    let mut bound = |flag: u8, end: i64| {
+        if flags & flag == 0 {
+            reader.i64()
         } else {
-            i64::MIN
-        },
-        to: if flags & TO_IS_OPEN == 0 {
-            reader.i64()?
-        } else {
-            OPEN
-        },
+            Ok(end)
+        }
+    };
+    let span = Span {
+        from: bound(FROM_IS_MIN, i64::MIN)?,
+        to: bound(TO_IS_OPEN, OPEN)?,
+    };
+    let since = bound(SINCE_IS_MIN, i64::MIN)?;
+    let erased_until = if flags & IS_ERASED == 0 {
+        None
+    } else {
+        Some(bound(ERASED_UNTIL_IS_OPEN, OPEN)?)
+    };
+    Ok(Header {
+        level,
+        span,
+        since,
+        applied_sequence: reader.u64()?,
+        erased_until,
     })
 }
 
-/// The version before, from which the next one differs little. Differences wrap around, so any two instants have one.
+/// A row of a page, just read; an inside one is so many bytes that end where the reader is.
+enum RawRow {
+    Inside(usize),
+    Outside(RowHash),
+}
+
+fn raw_row(reader: &mut Reader<'_>) -> codec::Result<RawRow> {
+    let length = reader.u64()?;
+    if length == OUTSIDE {
+        return Ok(RawRow::Outside(reader.array()?));
+    }
+    if length % 2 == 1 {
+        return Err(Malformed("a row is neither inside nor outside"));
+    }
+    let length = usize::try_from(length / 2).map_err(|_| Malformed("a row is too long"))?;
+    reader.take(length)?;
+    Ok(RawRow::Inside(length))
+}
+
+fn skip_rows(reader: &mut Reader<'_>) -> codec::Result<()> {
+    for _ in 0..reader.count()? {
+        raw_row(reader)?;
+    }
+    Ok(())
+}
+
+/// The owner's run over `point` that a reader at `basis` sees, from a reader that has come to the versions.
+fn find_rect(reader: &mut Reader<'_>, point: i64, basis: i64) -> codec::Result<Option<Rect>> {
+    let mut before = Differences::default();
+    let mut run: Option<Rect> = None;
+    for _ in 0..reader.count()? {
+        let rect = before.rect(reader)?;
+        if !rect.is_visible(basis) {
+            if rect.from > point && run.is_none_or(|run| run.to < rect.from) {
+                break;
+            }
+            continue;
+        }
+        match &mut run {
+            Some(run) if timeline::continues(run, &rect) => run.to = rect.to,
+            Some(run) if point < run.to => break,
+            _ if point < rect.from => return Ok(None),
+            _ => {
+                run = Some(Rect {
+                    system_to: OPEN,
+                    ..rect
+                })
+            }
+        }
+    }
+    Ok(run.filter(|run| run.span().contains(point)))
+}
+
+/// The version or entry before, from which the next one differs little. Differences wrap around, so any two instants have
+/// one.
 #[derive(Default)]
 struct Differences {
     from: i64,
@@ -203,15 +481,11 @@ impl Differences {
             }
         }
         out.push(flags);
-        if rect.from != i64::MIN {
-            put_i64(rect.from.wrapping_sub(self.from), out);
-            self.from = rect.from;
-        }
+        self.put_from(rect.from, out);
         if rect.to != OPEN {
             put_i64(rect.to.wrapping_sub(self.from), out);
         }
-        put_i64(rect.system_from.wrapping_sub(self.system_from), out);
-        self.system_from = rect.system_from;
+        self.put_system_from(rect.system_from, out);
         if rect.system_to != OPEN {
             put_i64(rect.system_to.wrapping_sub(rect.system_from), out);
         }
@@ -220,23 +494,14 @@ impl Differences {
 
     fn rect(&mut self, reader: &mut Reader<'_>) -> codec::Result<Rect> {
         let flags = reader.u8()?;
-        let from = if flags & FROM_IS_MIN == 0 {
-            self.from = self.from.wrapping_add(reader.i64()?);
-            self.from
-        } else {
-            i64::MIN
-        };
+        let from = self.from(flags, reader)?;
         let to = if flags & TO_IS_OPEN == 0 {
             self.from.wrapping_add(reader.i64()?)
         } else {
             OPEN
         };
         self.system_from = self.system_from.wrapping_add(reader.i64()?);
-        let system_to = if flags & SYSTEM_TO_IS_OPEN == 0 {
-            self.system_from.wrapping_add(reader.i64()?)
-        } else {
-            OPEN
-        };
+        let system_to = self.system_to(flags, reader)?;
         let state =
             u32::try_from(reader.u64()?).map_err(|_| Malformed("a row number is too large"))?;
         Ok(Rect {
@@ -247,6 +512,67 @@ impl Differences {
             state,
         })
     }
+
+    fn put_entry(&mut self, entry: &Entry, out: &mut Vec<u8>) {
+        let mut flags = 0;
+        for (is_end, flag) in [
+            (entry.from == i64::MIN, FROM_IS_MIN),
+            (entry.until == OPEN, SYSTEM_TO_IS_OPEN),
+            (entry.since == i64::MIN, SINCE_IS_MIN),
+        ] {
+            if is_end {
+                flags |= flag;
+            }
+        }
+        out.push(flags);
+        self.put_from(entry.from, out);
+        if entry.since != i64::MIN {
+            self.put_system_from(entry.since, out);
+        }
+        if entry.until != OPEN {
+            put_i64(entry.until.wrapping_sub(self.system_from), out);
+        }
+    }
+
+    fn entry(&mut self, reader: &mut Reader<'_>) -> codec::Result<Entry> {
+        let flags = reader.u8()?;
+        let from = self.from(flags, reader)?;
+        let since = if flags & SINCE_IS_MIN == 0 {
+            self.system_from = self.system_from.wrapping_add(reader.i64()?);
+            self.system_from
+        } else {
+            i64::MIN
+        };
+        let until = self.system_to(flags, reader)?;
+        Ok(Entry { from, since, until })
+    }
+
+    fn put_from(&mut self, from: i64, out: &mut Vec<u8>) {
+        if from != i64::MIN {
+            put_i64(from.wrapping_sub(self.from), out);
+            self.from = from;
+        }
+    }
+
+    fn put_system_from(&mut self, system_from: i64, out: &mut Vec<u8>) {
+        put_i64(system_from.wrapping_sub(self.system_from), out);
+        self.system_from = system_from;
+    }
+
+    fn from(&mut self, flags: u8, reader: &mut Reader<'_>) -> codec::Result<i64> {
+        if flags & FROM_IS_MIN != 0 {
+            return Ok(i64::MIN);
+        }
+        self.from = self.from.wrapping_add(reader.i64()?);
+        Ok(self.from)
+    }
+
+    fn system_to(&self, flags: u8, reader: &mut Reader<'_>) -> codec::Result<i64> {
+        if flags & SYSTEM_TO_IS_OPEN != 0 {
+            return Ok(OPEN);
+        }
+        Ok(self.system_from.wrapping_add(reader.i64()?))
+    }
 }
 
 #[cfg(test)]
@@ -256,66 +582,105 @@ mod tests {
     use super::*;
 
     fn page(asserted: &[(i64, i64, u8, i64)]) -> Page {
-        let mut page = Page::empty(Span::ALL);
+        let mut page = Page::empty(Span::ALL, i64::MIN);
         page.applied_sequence = 7;
         for &(from, to, row, at) in asserted {
-            let bytes = vec![row; usize::from(row)];
-            page.assert_over(Span { from, to }, (row > 0).then_some(&bytes), at);
+            let row = (row > 0).then(|| Row::of(&vec![row; usize::from(row)]));
+            page.assert_over(Span { from, to }, row.as_ref(), at);
         }
         page.canonicalise();
         page
     }
 
-    fn told(page: &Page) -> Vec<(Rect, Option<Vec<u8>>)> {
-        let row = |rect: &Rect| page.row(rect.state).map(<[u8]>::to_vec);
+    fn told(page: &Page) -> Vec<(Rect, Option<Row>)> {
+        let row = |rect: &Rect| page.row(rect.state).cloned();
         page.rects.iter().map(|rect| (*rect, row(rect))).collect()
+    }
+
+    fn view(bytes: Vec<u8>) -> PageView {
+        PageView::read(b"key", bytes.into()).expect("a page")
+    }
+
+    fn specimen() -> Page {
+        page(&[(i64::MIN, 5, 1, 1), (3, OPEN, 200, 2), (4, 9, 0, 3)])
     }
 
     proptest! {
         #[test]
-        fn pages_round_trip(
+        fn leaves_round_trip(
             mut asserted in prop::collection::vec((any::<i64>(), any::<i64>(), 0..4u8, any::<i64>()), 0..20),
+            since: i64, erased_until: Option<i64>,
         ) {
             asserted.sort_by_key(|assertion| assertion.3);
-            asserted.retain(|assertion| assertion.3 != OPEN);
-            let page = page(&asserted);
-            let bytes = encode_page(b"key", &page);
-            let Ok(Stored::Page(read)) = decode(b"key", bytes.into()) else {
-                panic!("a page");
-            };
-            prop_assert_eq!(told(&read), told(&page));
-            prop_assert_eq!((read.span, read.applied_sequence), (page.span, 7));
+            asserted.retain(|assertion| assertion.3 != OPEN && assertion.3 != i64::MIN);
+            let page = Page { since, ..page(&asserted) };
+            let read = view(encode_leaf(b"key", &page, erased_until));
+            let header = Header { level: 0, span: Span::ALL, since, applied_sequence: 7, erased_until };
+            prop_assert_eq!(read.header, header);
+            prop_assert_eq!(told(&read.leaf().expect("a leaf")), told(&page));
+            for (point, _, _, basis) in asserted {
+                let found = timeline::as_of(&page.rects, point, basis);
+                let found = found.map(|rect| (rect, page.row(rect.state).cloned()));
+                prop_assert_eq!(read.find(point, basis).expect("reads"), found);
+            }
+            prop_assert!(read.entries().is_err());
+        }
+
+        #[test]
+        fn inner_pages_round_trip(mut told in prop::collection::vec((any::<i64>(), any::<i64>(), any::<i64>()), 0..20)) {
+            told.sort_unstable();
+            let entries: Vec<_> = told
+                .into_iter()
+                .map(|(from, since, until)| Entry { from, since, until })
+                .collect();
+            let span = Span { from: 3, to: 9 };
+            let header = Header { level: 2, span, since: 5, applied_sequence: 8, erased_until: None };
+            let bytes = encode_inner(b"key", &header, &entries);
+            prop_assert!(bytes.len() <= MAX_HEADER_BYTES + entry_bytes(&entries).iter().sum::<usize>());
+            let read = view(bytes);
+            prop_assert_eq!(read.header, header);
+            prop_assert_eq!(read.entries(), Ok(entries));
+            prop_assert!(read.leaf().is_err());
         }
 
         #[test]
         fn arbitrary_bytes_are_refused(bytes: Vec<u8>) {
-            prop_assert!(decode(b"key", bytes.into()).is_err());
+            prop_assert!(PageView::read(b"key", bytes.into()).is_err());
         }
     }
 
     #[test]
     fn any_flipped_bit_and_any_other_key_is_found() {
-        let bytes = encode_page(
-            b"key",
-            &page(&[(i64::MIN, 5, 1, 1), (3, OPEN, 2, 2), (4, 9, 0, 3)]),
-        );
+        let bytes = encode_leaf(b"key", &specimen(), Some(4));
         for at in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[at / 8] ^= 1 << (at % 8);
-            assert!(decode(b"key", damaged.into()).is_err(), "bit {at}");
+            assert!(PageView::read(b"key", damaged.into()).is_err(), "bit {at}");
         }
-        assert!(decode(b"kez", bytes.into()).is_err());
+        assert!(PageView::read(b"kez", bytes.into()).is_err());
     }
 
-    /// A stored page of format 1 must read for ever.
+    /// Stored pages of format 2 must read for ever.
     #[test]
-    fn the_specimen_of_format_1_still_reads() {
-        let page = page(&[(i64::MIN, 5, 1, 1), (3, OPEN, 2, 2), (4, 9, 0, 3)]);
-        let specimen = include_bytes!("../../tests/fixtures/store-page-1.bin");
-        assert_eq!(encode_page(b"key", &page), specimen);
-        let Ok(Stored::Page(read)) = decode(b"key", specimen[..].into()) else {
-            panic!("a page");
+    fn the_specimens_of_format_2_still_read() {
+        let leaf = encode_leaf(b"key", &specimen(), Some(OPEN));
+        assert_eq!(
+            leaf,
+            include_bytes!("../../tests/fixtures/store-leaf-2.bin")
+        );
+        let header = Header {
+            level: 1,
+            span: Span { from: -7, to: OPEN },
+            since: 1_700_000_000_000_000,
+            applied_sequence: 300,
+            erased_until: None,
         };
-        assert_eq!(told(&read), told(&page));
+        let entries = [(-7, 9, 12), (-7, 12, OPEN), (40, i64::MIN, OPEN)]
+            .map(|(from, since, until)| Entry { from, since, until });
+        let inner = encode_inner(b"key", &header, &entries);
+        assert_eq!(
+            inner,
+            include_bytes!("../../tests/fixtures/store-inner-2.bin")
+        );
     }
 }

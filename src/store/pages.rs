@@ -1,63 +1,135 @@
-//! Pages on disk: where an entity's versions lie, and in which order they are written so that readers need no lock.
+//! Pages on disk: where an entity's pages lie, and why readers need no lock.
 //!
-//! All versions of an ordinary entity are in its head page. When that outgrows [`PAGE_BYTES`], they move to leaves, each
-//! covering a range of valid time; together the leaves cover all of it. A leaf that outgrows a page splits in two; one that
-//! cannot (all its versions cover the same range) is chained over several values.
+//! The root of an entity's tree lies in `heads`; for the ordinary entity it is a leaf, and all there is. Roots before it lie
+//! in `roots`, other pages in `pages`, long rows in `rows`; see `tree` for how they grow.
 //!
-//! **Readers** see one value at a time whole. What makes several agree:
-//! - Leaves are written before the head says that they are there.
-//! - Of a split leaf the right half is written first. Until the left half is, the old leaf and the right half overlap, and
-//!   say the same about every basis that readers may ask for. A reader goes on at the end of the leaf it has read.
-//! - A chained leaf's parts are written under a new generation before the leaf names it; the generation before stays.
+//! **Order.** A commit writes rows first, then the pages it made or changed, children before parents, then the old root into
+//! `roots` if it has died, then the head. What an erasure removes goes after the head.
 //!
-//! **Cost**: one `get` for an ordinary entity; one more seek per leaf. Correcting the same range over and over rewrites its
-//! whole chain each time; the multiversion tree will replace this.
+//! **Readers** at a served basis take no lock, whatever the committer is doing:
+//! - A page is one value: it is seen as it was before a commit or after.
+//! - A change in place adds versions or entries from a later system time and ends others at one: a reader at a served basis
+//!   sees the same in both states.
+//! - A page that died stays as it was, and its parent (old or new) still names it for bases before its death.
+//! - A head that a reader has read, new or old, names only pages that were written before it. If the basis lies before the
+//!   head's `since`, the root for it was archived before that head was written.
+//! - An erasure takes pages away from under readers that have an older head: one that misses a page looks at the head again.
+//!
+//! **After a crash** the engine gives back the writes up to some point, in order, and the log is applied again. Pages carry
+//! the last commit that changed them (`applied_sequence`). Take a commit whose writes were cut off.
+//! - A page that died, or that the commit replaced while working, was not written: replay finds it as the commit did.
+//! - A page that was written in place survived the commit, so it was never unsound and never pooled in it. Replay leaves it
+//!   and all below it alone: children were written before. What happens to other pages does not depend on it.
+//! - So replay makes the same pages again, under the same keys (level, `since`, start), with the same bytes.
+//! - If the head was written, so was everything; if the head did not change, its place in this order is the end.
+//! - If any write of a later commit is there, this commit is whole: each page that it changed has its sequence or a later
+//!   one, and where it changed nothing, it changes nothing again.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use super::{
     codec::Malformed,
     error::Error,
     keys,
-    page::Page,
-    page_codec::{self, Chain, Stored},
-    timeline::Span,
+    page::RowHash,
+    page_codec::{self, PageId, PageView},
 };
-use crate::kv::{self, Database, Entry, Keyspace};
-
-/// The longest encoded page that is one value. Leaves room under [`kv::MAX_VALUE_BYTES`] for what a later format may add.
-pub(super) const PAGE_BYTES: usize = 4000;
-
-/// How often a reader follows a chain that the committer is rewriting.
-const CHAIN_TRIES: usize = 1000;
+use crate::kv::{self, Database, Keyspace, Slice};
 
 /// An entity's head.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) enum Head {
+    /// Nothing was ever said about the entity.
     Absent,
-    Inline(Page),
-    Spilled,
+    /// The root of its tree.
+    Root(PageView),
 }
 
-/// A page with where it lay.
-#[derive(Debug)]
-pub(super) struct Leaf {
-    pub(super) page: Page,
-    pub(super) chain: Option<Chain>,
+impl Head {
+    /// When the root was made.
+    pub(super) fn since(&self) -> Option<i64> {
+        match self {
+            Self::Absent => None,
+            Self::Root(root) => Some(root.header.since),
+        }
+    }
+
+    /// Whether every answer at `basis` is that the entity was erased.
+    pub(super) fn is_erased_at(&self, basis: i64) -> bool {
+        match self {
+            Self::Absent => false,
+            Self::Root(root) => root.header.erased_until.is_some_and(|until| basis < until),
+        }
+    }
+}
+
+/// Where readers find an entity's pages.
+pub(super) trait Source {
+    /// The head of the entity at `key`.
+    fn head(&self, key: &[u8]) -> Result<Head, Error>;
+
+    /// A page that is no root.
+    fn page(&self, key: &[u8], id: PageId) -> Result<PageView, Error>;
+
+    /// The root for readers at a basis before the head's `since`: there is one, unless the entity was erased meanwhile.
+    fn earlier_root(&self, key: &[u8], basis: i64) -> Result<PageView, Error>;
+
+    /// A row outside of pages.
+    fn row(&self, key: &[u8], hash: &RowHash) -> Result<Slice, Error>;
+
+    /// All leaves that were made at or before `basis`, but for a head's.
+    fn leaves(&self, key: &[u8], basis: i64) -> Result<Vec<PageView>, Error>;
+}
+
+/// One step of writing an entity's pages. In the order in which they are made, any number of the first steps may be all that
+/// is there after a crash.
+#[derive(Debug, Clone)]
+pub(super) enum Write {
+    Row(RowHash, Vec<u8>),
+    Page(PageId, Vec<u8>),
+    /// An earlier root, made at this system time.
+    Archive(i64, Slice),
+    Head(Vec<u8>),
+    /// Removes what was made before this system time, and the rows that only such pages name.
+    Wipe(i64),
+}
+
+/// How many pages reads have touched since the store was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PageStats {
+    /// Point reads.
+    pub reads: u64,
+    /// Pages that point reads have fetched: heads, earlier roots, inner pages and leaves. Rows outside of pages are not.
+    pub pages: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    reads: AtomicU64,
+    pages: AtomicU64,
 }
 
 /// The keyspaces that hold versions. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Pages {
     heads: Keyspace,
-    leaves: Keyspace,
-    chains: Keyspace,
+    roots: Keyspace,
+    pages: Keyspace,
+    rows: Keyspace,
+    counters: Arc<Counters>,
 }
 
 impl Pages {
     pub(super) fn open(database: &Database) -> kv::Result<Self> {
         Ok(Self {
             heads: database.keyspace("heads")?,
-            leaves: database.keyspace("leaves")?,
-            chains: database.keyspace("chains")?,
+            roots: database.keyspace("roots")?,
+            pages: database.keyspace("pages")?,
+            rows: database.keyspace("rows")?,
+            counters: Arc::default(),
         })
     }
 
@@ -65,7 +137,7 @@ impl Pages {
     pub(super) fn head(&self, key: &[u8]) -> Result<Head, Error> {
         match self.heads.get(key)? {
             None => Ok(Head::Absent),
-            Some(stored) => decode_head(key, stored),
+            Some(stored) => Ok(Head::Root(read(key, stored)?)),
         }
     }
 
@@ -74,192 +146,142 @@ impl Pages {
         &self,
         from: &[u8],
         to: &[u8],
-    ) -> impl Iterator<Item = Result<(kv::Slice, Head), Error>> + Send + use<> {
+    ) -> impl Iterator<Item = Result<(Slice, Head), Error>> + Send + use<> {
         self.heads.range(from, to).map(|entry| {
             let (key, stored) = entry?;
-            let head = decode_head(&key, stored)?;
+            let head = Head::Root(read(&key, stored)?);
             Ok((key, head))
         })
     }
 
-    /// The page that covers `point`, of an entity with a spilled head.
-    pub(super) fn leaf(&self, key: &[u8], point: i64) -> Result<Leaf, Error> {
-        for _ in 0..CHAIN_TRIES {
-            let (leaf_key, stored) = self.leaf_entry(key, point)?;
-            let (page, chain) = match decode(&leaf_key, stored)? {
-                Stored::Page(page) => (page, None),
-                Stored::Chained(chain) => match self.chained(&leaf_key, chain)? {
-                    Some(page) => (page, Some(chain)),
-                    // The committer has moved on to a newer generation: look again.
-                    None => continue,
-                },
-                Stored::Spilled => {
-                    return Err(damaged(
-                        &leaf_key,
-                        Malformed("a leaf says that it is a head"),
-                    ));
+    /// Counts a point read that has fetched so many pages.
+    pub(super) fn count_read(&self, pages: u64) {
+        self.counters.reads.fetch_add(1, Ordering::Relaxed);
+        self.counters.pages.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    pub(super) fn stats(&self) -> PageStats {
+        PageStats {
+            reads: self.counters.reads.load(Ordering::Relaxed),
+            pages: self.counters.pages.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Does what a commit wants written to the entity at `key`. Not durable before the next flush.
+    pub(super) fn write(&self, key: &[u8], writes: &[Write]) -> Result<(), Error> {
+        for write in writes {
+            match write {
+                Write::Row(hash, bytes) => self.rows.insert(&keys::row_key(key, hash), bytes)?,
+                Write::Page(id, bytes) => self.pages.insert(&keys::page_key(key, *id), bytes)?,
+                Write::Archive(since, bytes) => {
+                    self.roots.insert(&keys::root_key(key, *since), bytes)?;
                 }
-            };
-            if !page.span.contains(point) {
-                return Err(damaged(&leaf_key, Malformed("no leaf covers a point")));
+                Write::Head(bytes) => self.heads.insert(key, bytes)?,
+                Write::Wipe(before) => self.wipe(key, *before)?,
             }
-            return Ok(Leaf { page, chain });
         }
-        Err(damaged(
-            key,
-            Malformed("a chained leaf names a page that is not there"),
-        ))
-    }
-
-    fn leaf_entry(&self, key: &[u8], point: i64) -> Result<Entry, Error> {
-        self.leaves
-            .at_or_before(&keys::leaf_key(key, point))?
-            .filter(|(leaf_key, _)| leaf_key.len() == key.len() + 8 && leaf_key.starts_with(key))
-            .ok_or_else(|| damaged(key, Malformed("its leaves are not there")))
-    }
-
-    /// The page of a chained leaf; `None` when its generation is gone or half removed.
-    fn chained(&self, leaf_key: &[u8], chain: Chain) -> Result<Option<Page>, Error> {
-        let stored = match self
-            .chains
-            .get_large(&keys::chain_key(leaf_key, chain.generation))
-        {
-            Ok(stored) => stored,
-            Err(kv::Error::Corrupt { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-        match stored {
-            None => Ok(None),
-            Some(bytes) => match decode(leaf_key, bytes.into())? {
-                Stored::Page(page) => Ok(Some(page)),
-                Stored::Spilled | Stored::Chained(_) => Err(damaged(
-                    leaf_key,
-                    Malformed("a chain holds something else than a page"),
-                )),
-            },
-        }
-    }
-
-    /// Writes the only page of an entity: to its head if it fits, else to leaves.
-    pub(super) fn write_inline(&self, key: &[u8], page: &Page) -> Result<(), Error> {
-        let bytes = page_codec::encode_page(key, page);
-        if bytes.len() <= PAGE_BYTES {
-            self.heads.insert(key, &bytes)?;
-            return Ok(());
-        }
-        self.remove_leaves(key)?;
-        self.write_leaf(key, page, None)?;
-        self.heads.insert(key, &page_codec::encode_spilled(key))?;
         Ok(())
     }
 
-    /// Writes a changed leaf, in as many as it needs. `chain`: where it lay, if it was chained.
-    pub(super) fn write_leaf(
-        &self,
-        key: &[u8],
-        page: &Page,
-        chain: Option<Chain>,
-    ) -> Result<(), Error> {
-        let leaf_key = keys::leaf_key(key, page.span.from);
-        let bytes = page_codec::encode_page(&leaf_key, page);
-        if bytes.len() > PAGE_BYTES {
-            if let Some((left, right)) = page.halves() {
-                self.write_leaf(key, &right, None)?;
-                return self.write_leaf(key, &left, chain);
+    /// **Cost**: all pages and rows of the entity.
+    fn wipe(&self, key: &[u8], before: i64) -> Result<(), Error> {
+        let mut named = Vec::new();
+        let mut keep = |view: &PageView| -> Result<(), Error> {
+            if view.header.level == 0 {
+                let page = view.leaf().map_err(|malformed| damaged(key, malformed))?;
+                named.extend(page.rows);
             }
-            return self.write_chain(&leaf_key, page, &bytes, chain);
+            Ok(())
+        };
+        if let Head::Root(head) = self.head(key)? {
+            keep(&head)?;
         }
-        self.leaves.insert(&leaf_key, &bytes)?;
-        for generation in chain
+        for entry in self.roots.prefix(key) {
+            let (root_key, stored) = entry?;
+            match keys::parse_root_key(&root_key, key) {
+                Some(since) if since >= before => keep(&read(key, stored)?)?,
+                _ => self.roots.remove(&root_key)?,
+            }
+        }
+        for entry in self.pages.prefix(key) {
+            let (page_key, stored) = entry?;
+            match keys::parse_page_key(&page_key, key) {
+                Some(id) if id.since >= before => keep(&read(&page_key, stored)?)?,
+                _ => self.pages.remove(&page_key)?,
+            }
+        }
+        let named: std::collections::HashSet<_> = named
             .iter()
-            .flat_map(|chain| chain.previous.into_iter().chain([chain.generation]))
-        {
-            self.chains
-                .remove_large(&keys::chain_key(&leaf_key, generation))?;
-        }
-        Ok(())
-    }
-
-    fn write_chain(
-        &self,
-        leaf_key: &[u8],
-        page: &Page,
-        bytes: &[u8],
-        chain: Option<Chain>,
-    ) -> Result<(), Error> {
-        let generation = page.applied_sequence;
-        let (previous, outdated) = match chain {
-            None => (None, None),
-            // The same commit again, after a restart.
-            Some(chain) if chain.generation == generation => (chain.previous, None),
-            Some(chain) => (Some(chain.generation), chain.previous),
-        };
-        self.chains
-            .insert_large(&keys::chain_key(leaf_key, generation), bytes)?;
-        let chain = Chain {
-            span: page.span,
-            generation,
-            previous,
-        };
-        self.leaves
-            .insert(leaf_key, &page_codec::encode_chained(leaf_key, chain))?;
-        if let Some(outdated) = outdated {
-            self.chains
-                .remove_large(&keys::chain_key(leaf_key, outdated))?;
-        }
-        Ok(())
-    }
-
-    /// Removes leaves that a torn write has left behind: all of them when the head does not say that there are any, else
-    /// right halves whose left half was not yet cut. Only for recovery, before anyone reads.
-    pub(super) fn mend(&self, key: &[u8]) -> Result<(), Error> {
-        if !matches!(self.head(key)?, Head::Spilled) {
-            return self.remove_leaves(key);
-        }
-        let mut covered_to = i64::MIN;
-        for entry in self.leaves.prefix(key).collect::<kv::Result<Vec<_>>>()? {
-            let (leaf_key, stored) = entry;
-            let span = match decode(&leaf_key, stored)? {
-                Stored::Page(page) => page.span,
-                Stored::Chained(chain) => chain.span,
-                Stored::Spilled => {
-                    return Err(damaged(
-                        &leaf_key,
-                        Malformed("a leaf says that it is a head"),
-                    ));
-                }
-            };
-            if span.from < covered_to {
-                self.leaves.remove(&leaf_key)?;
-            } else {
-                covered_to = span.to;
+            .filter_map(|row| row.hash())
+            .map(|hash| keys::row_key(key, hash))
+            .collect();
+        for entry in self.rows.prefix(key) {
+            let (row_key, _) = entry?;
+            if !named.contains(&row_key[..]) {
+                self.rows.remove(&row_key)?;
             }
         }
         Ok(())
     }
+}
 
-    fn remove_leaves(&self, key: &[u8]) -> Result<(), Error> {
-        for entry in self.leaves.prefix(key).collect::<kv::Result<Vec<_>>>()? {
-            self.leaves.remove(&entry.0)?;
+impl Source for Pages {
+    fn head(&self, key: &[u8]) -> Result<Head, Error> {
+        self.head(key)
+    }
+
+    fn page(&self, key: &[u8], id: PageId) -> Result<PageView, Error> {
+        let page_key = keys::page_key(key, id);
+        match self.pages.get(&page_key)? {
+            Some(stored) => read(&page_key, stored),
+            None => Err(damaged(&page_key, Malformed("it is not there"))),
         }
-        Ok(())
+    }
+
+    fn earlier_root(&self, key: &[u8], basis: i64) -> Result<PageView, Error> {
+        let wanted = keys::root_key(key, basis);
+        let found = self.roots.at_or_before(&wanted)?;
+        match found.filter(|(root_key, _)| keys::parse_root_key(root_key, key).is_some()) {
+            Some((_, stored)) => read(key, stored),
+            None => Err(damaged(&wanted, Malformed("no root was made before it"))),
+        }
+    }
+
+    fn row(&self, key: &[u8], hash: &RowHash) -> Result<Slice, Error> {
+        let row_key = keys::row_key(key, hash);
+        let what = || format!("row {}", row_key.escape_ascii());
+        match self.rows.get(&row_key)? {
+            Some(stored) => page_codec::decode_row(&row_key, &stored)
+                .map_err(|malformed| Error::damaged(what(), malformed.0)),
+            None => Err(Error::damaged(what(), "it is not there")),
+        }
+    }
+
+    fn leaves(&self, key: &[u8], basis: i64) -> Result<Vec<PageView>, Error> {
+        let mut leaves = Vec::new();
+        for entry in self.roots.prefix(key) {
+            let (root_key, stored) = entry?;
+            if keys::parse_root_key(&root_key, key).is_some_and(|since| since <= basis) {
+                let root = read(key, stored)?;
+                if root.header.level == 0 {
+                    leaves.push(root);
+                }
+            }
+        }
+        let (from, to) = keys::leaves_until(key, basis);
+        for entry in self.pages.range(&from, &to) {
+            let (page_key, stored) = entry?;
+            leaves.push(read(&page_key, stored)?);
+        }
+        Ok(leaves)
     }
 }
 
-fn decode_head(key: &[u8], stored: kv::Slice) -> Result<Head, Error> {
-    match decode(key, stored)? {
-        Stored::Page(page) if page.span == Span::ALL => Ok(Head::Inline(page)),
-        Stored::Spilled => Ok(Head::Spilled),
-        Stored::Page(_) | Stored::Chained(_) => {
-            Err(damaged(key, Malformed("a head says that it is a leaf")))
-        }
-    }
+fn read(key: &[u8], stored: Slice) -> Result<PageView, Error> {
+    PageView::read(key, stored).map_err(|malformed| damaged(key, malformed))
 }
 
-fn decode(key: &[u8], stored: kv::Slice) -> Result<Stored, Error> {
-    page_codec::decode(key, stored).map_err(|malformed| damaged(key, malformed))
-}
-
-fn damaged(key: &[u8], malformed: Malformed) -> Error {
+/// The page at `key` is not what was written.
+pub(super) fn damaged(key: &[u8], malformed: Malformed) -> Error {
     Error::damaged(format!("page {}", key.escape_ascii()), malformed.0)
 }

@@ -4,12 +4,9 @@
 //! has a record's changes already is left alone, so it does not matter how far the writing had come. A record that is not
 //! whole was never acknowledged, and is not there.
 
-use std::collections::BTreeSet;
-
 use super::{
     error::Error,
     journal::{Journal, LogEnd},
-    keys,
     log::{Hash, Record},
     marks,
     workspace::Workspace,
@@ -68,14 +65,6 @@ fn check_chain(end: &LogEnd, record: &Record) -> Result<(), Error> {
 
 fn replay(journal: &mut Journal, record: &Record, hash: Hash) -> Result<(), Error> {
     let pages = journal.pages.clone();
-    let touched: BTreeSet<_> = record
-        .changes
-        .iter()
-        .map(|change| keys::entity_key(&change.entity_type, &change.entity_id))
-        .collect();
-    for key in &touched {
-        pages.mend(key)?;
-    }
     let mut workspace = Workspace::new(&pages, record.sequence, record.system_time);
     for change in &record.changes {
         workspace.apply(change)?;

@@ -87,11 +87,12 @@ impl Rect {
 ///
 /// Points that have the state already are left alone. Elsewhere what was there is closed at `at` — or vanishes, if it was
 /// asserted at `at` too — and its remnants outside of `span` keep their system time. `rects` are in order of `from`, before
-/// and after. **Cost**: one pass.
-pub(super) fn assert_over(rects: &mut Vec<Rect>, span: Span, state: u32, at: i64) {
+/// and after. `false`: the state was there already. **Cost**: one pass.
+pub(super) fn assert_over(rects: &mut Vec<Rect>, span: Span, state: u32, at: i64) -> bool {
     if span.is_empty() {
-        return;
+        return false;
     }
+    let mut changed = false;
     let mut kept = Vec::with_capacity(rects.len() + 3);
     let mut fresh_from = span.from;
     let fresh = |from, to| Rect {
@@ -108,6 +109,7 @@ pub(super) fn assert_over(rects: &mut Vec<Rect>, span: Span, state: u32, at: i64
         } else if rect.state == state {
             if fresh_from < overlap.from {
                 kept.push(fresh(fresh_from, overlap.from));
+                changed = true;
             }
             fresh_from = overlap.to;
             kept.push(rect);
@@ -117,9 +119,11 @@ pub(super) fn assert_over(rects: &mut Vec<Rect>, span: Span, state: u32, at: i64
     }
     if fresh_from < span.to {
         kept.push(fresh(fresh_from, span.to));
+        changed = true;
     }
     kept.sort_by_key(|rect| (rect.from, rect.system_from));
     *rects = kept;
+    changed
 }
 
 /// Closes the part of a live `rect` that is `overlap`, and keeps the rest as it is.

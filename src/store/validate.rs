@@ -174,6 +174,9 @@ fn prepare_mutation(
     violations.extend(check_entity_id(&format!("{path}.entity_id"), &mutation.entity_id).err());
     let row = match mutation.operation {
         Operation::End => None,
+        Operation::Patch(_) | Operation::Erase => {
+            return Ok(Err(vec![Violation::new(path, "it is not possible yet")]));
+        }
         Operation::Put(attributes) => match row::encode(&entity_type, &attributes) {
             Ok(row) => Some(row),
             Err(faults) => {

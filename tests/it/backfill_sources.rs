@@ -42,6 +42,7 @@ async fn a_file_that_comes_back_is_read_on_a_later_try() {
             max_attempts: 50,
             initial_backoff: Some(seconds(1)),
             max_backoff: Some(seconds(1)),
+            ..pb::RetryPolicy::default()
         }),
         ..over_events("moved", &sql)
     };

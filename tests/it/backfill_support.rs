@@ -223,10 +223,12 @@ impl Clients {
             entity_type: "station".to_owned(),
             entity_id: id.to_owned(),
             operation: Some(pb::mutation::Operation::Put(put)),
+            ..Default::default()
         };
         let request = pb::WriteRequest {
             mutations: vec![mutation],
             request_id: String::new(),
+            ..Default::default()
         };
         let response = self.entities.write(request).await.expect("written");
         response.into_inner().system_time.expect("a system time")

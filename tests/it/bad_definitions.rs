@@ -437,6 +437,7 @@ async fn a_long_value_is_quoted_in_short() {
     let write = pb::WriteRequest {
         mutations: decimals,
         request_id: String::new(),
+        ..Default::default()
     };
     refused(
         service.entities.write(write),
@@ -449,6 +450,7 @@ async fn a_long_value_is_quoted_in_short() {
     let write = pb::WriteRequest {
         mutations: wrong,
         request_id: String::new(),
+        ..Default::default()
     };
     refused(
         service.entities.write(write),
@@ -465,6 +467,7 @@ async fn a_long_value_is_quoted_in_short() {
     let write = pb::WriteRequest {
         mutations: vec![unknown],
         request_id: String::new(),
+        ..Default::default()
     };
     let call = service.entities.write(write);
     refused(call, Code::NotFound, "ENTITY_TYPE_NOT_FOUND", "").await;

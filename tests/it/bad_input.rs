@@ -79,6 +79,7 @@ fn mutation(operation: mutation::Operation) -> Mutation {
         entity_type: "thing".to_owned(),
         entity_id: "a".to_owned(),
         operation: Some(operation),
+        ..Default::default()
     }
 }
 
@@ -86,6 +87,7 @@ fn write(mutations: Vec<Mutation>) -> pb::WriteRequest {
     pb::WriteRequest {
         mutations,
         request_id: String::new(),
+        ..Default::default()
     }
 }
 

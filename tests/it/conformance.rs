@@ -1,205 +1,415 @@
-//! Replays the bitemporal conformance scenarios that need no more than put and delete.
+//! Replays the bitemporal conformance scenarios, all of them, against a real server: `../shared/conformance` says what their
+//! language means.
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use hindcast::{
-    store::{Answer, Error, Until},
-    time::ValidTime,
+    pb::{
+        self, EntityOutcome, LookupMatch, expect::Condition, list_changes_response::State,
+        lookup_request, mutation::Operation, value::Kind,
+    },
+    time::{ManualClock, ValidTime},
 };
+use prost_types::Timestamp;
+use tonic::{Code, Status};
 
-use crate::beside::shared;
-use crate::store_support::{Rig, end, put, text, until};
+use crate::{beside::shared, store_support::CLOCK_START, support::Service};
 
-/// The scenarios that this store must pass. S08's `match` and all later operations (patch, erase, import, `diff`) are skipped
-/// where a scenario has them.
-const SCENARIOS: [&str; 19] = [
-    "S01", "S02", "S03", "S04", "S05", "S06", "S07", "S08", "S09", "S10", "S11", "S13", "S14",
-    "S15", "S17", "S18", "S19", "S20", "S23",
-];
+const SCENARIO_COUNT: usize = 25;
+const TYPE: &str = "thing";
+const ATTRIBUTE: &str = "v";
+/// No end of time, and no beginning.
+const INF: i64 = i64::MAX;
 
-const MIN: i64 = i64::MIN;
-
-#[test]
-fn listed_scenarios_hold() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_scenarios_hold() {
     let Some(path) = shared("conformance/bitemporal_scenarios.md") else {
         return;
     };
     let page = std::fs::read_to_string(&path).expect("the scenarios are beside the repository");
-    for name in SCENARIOS {
-        let script = script_of(&page, name).unwrap_or_else(|| panic!("scenario {name} is missing"));
-        let checks = Scenario::new(name).run(script);
-        assert!(checks > 0, "{name} checks nothing");
+    let scenarios: Vec<_> = page.split("\n### ").skip(1).map(Scenario::read).collect();
+    assert_eq!(scenarios.len(), SCENARIO_COUNT);
+    for scenario in &scenarios {
+        let checks = scenario.run().await;
+        assert!(checks > 0, "{} checks nothing", scenario.name);
     }
 }
 
-fn script_of<'a>(page: &'a str, name: &str) -> Option<&'a str> {
-    let section = page
-        .split("\n### ")
-        .find(|section| section.starts_with(&format!("{name} ")))?;
-    section.split("```bt\n").nth(1)?.split("```").next()
+/// One line of a script that is not an operation.
+enum Step {
+    Transaction(Transaction),
+    Check(String),
 }
 
 struct Transaction {
     at: i64,
-    is_rejected: bool,
-    operations: Vec<hindcast::store::Mutation>,
+    expected: Expected,
+    mutations: Vec<pb::Mutation>,
+    /// `patch ID +n [A,B)`: what a client computes from what it has read.
+    additions: Vec<Addition>,
+}
+
+struct Addition {
+    id: String,
+    by: i64,
+    range: (i64, i64),
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Expected {
+    Done,
+    Rejected,
+    Aborted,
 }
 
 struct Scenario {
     name: String,
-    rig: Rig,
-    checks: usize,
+    /// The caller gives the system times: the type is imported, with the clock at this time.
+    import_clock: Option<i64>,
+    steps: Vec<Step>,
 }
 
 impl Scenario {
-    fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            rig: Rig::new(),
-            checks: 0,
-        }
-    }
-
-    fn run(mut self, script: &str) -> usize {
-        let mut open: Option<Transaction> = None;
-        let mut skips_transaction = false;
+    fn read(section: &str) -> Self {
+        let name = section
+            .split_whitespace()
+            .next()
+            .expect("a name")
+            .to_owned();
+        let script = section.split("```bt\n").nth(1).expect("a script");
+        let script = script.split("```").next().expect("its end");
+        let mut scenario = Self {
+            name,
+            import_clock: None,
+            steps: Vec::new(),
+        };
+        let mut expectations: Vec<(String, pb::Expect)> = Vec::new();
         for line in script.lines().filter(|line| !line.trim().is_empty()) {
             if let Some(operation) = line.strip_prefix("  ") {
-                let transaction = open
-                    .as_mut()
-                    .expect("an operation outside of a transaction");
-                // A precondition that holds changes nothing; a transaction whose precondition fails is left out whole.
-                if !skips_transaction && !operation.starts_with("match ") {
-                    transaction.operations.push(mutation(operation));
-                }
-                continue;
-            }
-            if let Some(transaction) = open.take().filter(|_| !skips_transaction) {
-                self.commit(transaction);
-            }
-            skips_transaction = line.ends_with("!abort");
-            match line.strip_prefix("tx ") {
-                Some(header) => {
-                    let words: Vec<_> = header.split_whitespace().collect();
-                    open = Some(Transaction {
-                        at: instant(words[0]),
-                        is_rejected: words.contains(&"!reject"),
-                        operations: Vec::new(),
-                    });
-                }
-                None => self.check(line),
+                let Some(Step::Transaction(transaction)) = scenario.steps.last_mut() else {
+                    panic!("{}: an operation outside of a transaction", scenario.name);
+                };
+                transaction.read_operation(operation, &mut expectations);
+            } else if let Some(header) = line.strip_prefix("tx ") {
+                let words: Vec<_> = header.split_whitespace().collect();
+                scenario.steps.push(Step::Transaction(Transaction {
+                    at: instant(words[0]),
+                    expected: match words.get(1) {
+                        None => Expected::Done,
+                        Some(&"!reject") => Expected::Rejected,
+                        Some(&"!abort") => Expected::Aborted,
+                        Some(other) => panic!("{}: {other}", scenario.name),
+                    },
+                    mutations: Vec::new(),
+                    additions: Vec::new(),
+                }));
+            } else if let Some(at) = line.strip_prefix("clock ") {
+                scenario.import_clock = Some(instant(at));
+            } else {
+                scenario.steps.push(Step::Check(line.to_owned()));
             }
         }
-        self.checks
+        scenario
     }
 
-    fn commit(&self, transaction: Transaction) {
-        let Transaction {
-            at,
-            is_rejected,
-            operations,
-        } = transaction;
-        if is_rejected {
-            self.rig.clock.set(at);
-            let outcome = self.rig.write(operations);
-            assert!(
-                matches!(outcome, Err(Error::Invalid { .. })),
-                "{}: {outcome:?}",
-                self.name
-            );
-        } else {
-            self.rig
-                .write_at(at, operations)
-                .unwrap_or_else(|error| panic!("{}: {error}", self.name));
+    /// Runs every step; gives the number of checks.
+    async fn run(&self) -> usize {
+        if let Some(clock) = self.import_clock {
+            return self.run_import(clock).await;
+        }
+        let mut rig = Rig::start(&self.name, CLOCK_START, pb::EntityTypeState::Active).await;
+        let mut checks = 0;
+        for step in &self.steps {
+            match step {
+                Step::Transaction(transaction) => rig.commit(transaction).await,
+                Step::Check(line) => {
+                    rig.check(line).await;
+                    checks += 1;
+                }
+            }
+        }
+        rig.service.stop().await;
+        checks
+    }
+
+    /// An imported type is not read before its import has ended: each check gets an import of its own.
+    async fn run_import(&self, clock: i64) -> usize {
+        let mut checks = 0;
+        for (index, step) in self.steps.iter().enumerate() {
+            let Step::Check(line) = step else { continue };
+            let mut rig = Rig::start(&self.name, clock, pb::EntityTypeState::Importing).await;
+            for before in &self.steps[..index] {
+                if let Step::Transaction(transaction) = before {
+                    rig.import(transaction).await;
+                }
+            }
+            let request = pb::FinishImportRequest {
+                name: TYPE.to_owned(),
+            };
+            let sealed = rig.service.entities.finish_import(request).await;
+            sealed.expect("sealed");
+            rig.check(line).await;
+            rig.service.stop().await;
+            checks += 1;
+        }
+        checks
+    }
+}
+
+impl Transaction {
+    fn read_operation(&mut self, line: &str, expectations: &mut Vec<(String, pb::Expect)>) {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let id = words[1];
+        let operation = match words[0] {
+            "match" => {
+                let condition = match words[3] {
+                    "absent" => Condition::Absent(pb::ExpectAbsent {}),
+                    value => Condition::Value(pb::ExpectValue {
+                        attributes: attributes(value),
+                    }),
+                };
+                let expect = pb::Expect {
+                    valid_time: wire(instant(&words[2][2..])),
+                    condition: Some(condition),
+                };
+                expectations.push((id.to_owned(), expect));
+                return;
+            }
+            "put" => put(words[2], &words[3..]),
+            "delete" => end(&words[2..]),
+            "erase" => Operation::Erase(pb::Erase {}),
+            "patch" => {
+                self.additions.push(Addition {
+                    id: id.to_owned(),
+                    by: words[2].parse().expect("a number to add"),
+                    range: bounds(words[3]),
+                });
+                return;
+            }
+            other => panic!("no operation {other}"),
+        };
+        let expect = expectations
+            .drain(..)
+            .map(|(of, expect)| {
+                assert_eq!(of, id, "a match belongs to the operation after it");
+                expect
+            })
+            .collect();
+        self.mutations.push(mutation(id, operation, expect));
+    }
+}
+
+fn mutation(id: &str, operation: Operation, expect: Vec<pb::Expect>) -> pb::Mutation {
+    pb::Mutation {
+        entity_type: TYPE.to_owned(),
+        entity_id: id.to_owned(),
+        operation: Some(operation),
+        expect,
+    }
+}
+
+/// A server on a clock of its own.
+struct Rig {
+    name: String,
+    clock: Arc<ManualClock>,
+    service: Service,
+}
+
+impl Rig {
+    async fn start(name: &str, clock: i64, state: pb::EntityTypeState) -> Self {
+        let clock = ManualClock::starting_at(clock);
+        let mut service = Service::start(Arc::clone(&clock) as _).await;
+        let attribute = pb::Attribute {
+            name: ATTRIBUTE.to_owned(),
+            kind: pb::AttributeKind::String.into(),
+            ..Default::default()
+        };
+        let request = pb::CreateEntityTypeRequest {
+            entity_type: Some(pb::EntityType {
+                name: TYPE.to_owned(),
+                attributes: vec![attribute],
+                state: state.into(),
+                ..Default::default()
+            }),
+        };
+        let declared = service.entities.create_entity_type(request).await;
+        declared.expect("declared");
+        Self {
+            name: name.to_owned(),
+            clock,
+            service,
         }
     }
 
-    fn check(&mut self, line: &str) {
+    async fn commit(&mut self, transaction: &Transaction) {
+        self.clock.set(transaction.at);
+        let mut mutations = transaction.mutations.clone();
+        for addition in &transaction.additions {
+            mutations.push(self.patch(addition).await);
+        }
+        let request = pb::WriteRequest {
+            mutations,
+            ..Default::default()
+        };
+        let written = self.service.entities.write(request).await;
+        let name = &self.name;
+        match transaction.expected {
+            Expected::Done => {
+                let written = written.unwrap_or_else(|status| panic!("{name}: {status}"));
+                let written = written.into_inner();
+                // A batch that changes nothing makes no commit.
+                if written.versions_written > 0 {
+                    assert_eq!(written.system_time, wire(transaction.at), "{name}");
+                }
+            }
+            Expected::Rejected => assert_eq!(code(written), Code::InvalidArgument, "{name}"),
+            Expected::Aborted => assert_eq!(code(written), Code::Aborted, "{name}"),
+        }
+    }
+
+    async fn import(&mut self, transaction: &Transaction) {
+        let request = pb::WriteRequest {
+            mutations: transaction.mutations.clone(),
+            import_system_time: wire(transaction.at),
+            ..Default::default()
+        };
+        let written = self.service.entities.write(request).await;
+        match transaction.expected {
+            Expected::Done => {
+                let written = written.expect("imported").into_inner();
+                assert_eq!(written.system_time, wire(transaction.at), "{}", self.name);
+            }
+            Expected::Rejected => {
+                assert_eq!(code(written), Code::FailedPrecondition, "{}", self.name);
+            }
+            Expected::Aborted => panic!("{}: no import is aborted", self.name),
+        }
+    }
+
+    /// The addition to the one value that the range has.
+    async fn patch(&mut self, addition: &Addition) -> pb::Mutation {
+        let (from, to) = addition.range;
+        let range = pb::TimeRange {
+            from: wire(from),
+            to: wire(to),
+        };
+        let versions = self.history(&addition.id, Some(range), None, None).await;
+        let held: Vec<i64> = versions
+            .iter()
+            .filter(|version| version.system_to.is_none())
+            .map(|version| text(version).parse().expect("a number"))
+            .collect();
+        assert_eq!(held.len(), 1, "{}: one value in the range", self.name);
+        let patch = pb::Patch {
+            attributes: attributes(&(held[0] + addition.by).to_string()),
+            valid_from: wire(from),
+            until: wire(to).map(pb::patch::Until::ValidTo),
+        };
+        mutation(&addition.id, Operation::Patch(patch), Vec::new())
+    }
+
+    async fn check(&mut self, line: &str) {
         let (question, expected) = line
             .split_once("=>")
             .unwrap_or_else(|| panic!("{}: {line}", self.name));
-        let expected = expected.trim();
         let words: Vec<_> = question.split_whitespace().collect();
         let answer = match words[0] {
-            "get" => self.get(&words, expected.contains('@')),
-            "timeline" => self.timeline(words[1], self.basis(words[2])),
-            "versions" => self
-                .rig
-                .history(words[1], self.latest())
-                .iter()
-                .filter(|version| !version.ended)
-                .count()
-                .to_string(),
-            "visible" => self.visible(&words),
-            "diff" => self.diff(&words),
+            "get" => self.get(&words, expected.contains('@')).await,
+            "timeline" => self.timeline(words[1], words[2]).await,
+            "versions" => {
+                let versions = self.history(words[1], None, None, None).await;
+                let values = versions.iter().filter(|version| !version.ended);
+                values.count().to_string()
+            }
+            "visible" => self.visible(&words).await,
+            "diff" => self.diff(&words).await,
+            "pit" => self.point_in_time(&words).await,
             other => panic!("{}: no check {other}", self.name),
         };
-        let expected = normalise(words[0], expected);
+        let expected = normalise(words[0], expected.trim());
         assert_eq!(answer, expected, "{}: {line}", self.name);
-        self.checks += 1;
     }
 
-    fn latest(&self) -> i64 {
-        self.rig.store().latest_basis().micros()
-    }
-
-    /// `t=…`; a basis after the last commit is pinned, as a service would.
-    fn basis(&self, word: &str) -> i64 {
-        let (_, at) = word.split_once('=').expect("t=…");
-        if at == "now" {
-            return self.latest();
-        }
-        let basis = instant(at);
-        self.rig.clock.set(basis.max(self.latest()));
-        self.rig.pin(basis).expect("pinned").micros()
-    }
-
-    fn get(&self, words: &[&str], with_system_time: bool) -> String {
-        let valid = instant(&words[2][2..]);
-        match self.rig.get(words[1], valid, self.basis(words[3])) {
-            Answer::Value(version) if with_system_time => {
-                format!("{} @{}", text(&version), version.system.from.micros())
+    async fn get(&mut self, words: &[&str], with_system_time: bool) -> String {
+        let request = pb::GetEntityRequest {
+            entity_type: TYPE.to_owned(),
+            entity_id: words[1].to_owned(),
+            valid_time: wire(instant(&words[2][2..])),
+            basis: basis(words[3]),
+        };
+        let got = match self.service.entities.get_entity(request).await {
+            Ok(got) => got.into_inner(),
+            Err(status) if status.code() == Code::OutOfRange => return "!not_yet".to_owned(),
+            Err(status) => panic!("{}: {status}", self.name),
+        };
+        let version = got.version.clone().unwrap_or_default();
+        match got.outcome() {
+            EntityOutcome::Value if with_system_time => {
+                format!("{} @{}", text(&version), micros(version.system_from))
             }
-            Answer::Value(version) => text(&version),
-            Answer::Ended(_) | Answer::NotKnown => "absent".to_owned(),
+            EntityOutcome::Value => text(&version),
+            EntityOutcome::Ended | EntityOutcome::NotKnown => "absent".to_owned(),
+            EntityOutcome::Erased => "erased".to_owned(),
+            EntityOutcome::TooOld | EntityOutcome::Unspecified => panic!("{}", self.name),
         }
     }
 
-    /// Contiguous equal values joined, whoever asserted them.
-    fn timeline(&self, id: &str, basis: i64) -> String {
-        let mut ranges: Vec<(String, i64, i64)> = Vec::new();
-        for version in self.rig.history(id, basis) {
-            if version.ended || version.system.to.is_some() {
-                continue;
-            }
-            let (from, to) = (
-                version.valid.from.micros(),
-                version.valid.to.map_or(i64::MAX, ValidTime::micros),
-            );
-            match ranges.last_mut() {
-                Some((value, _, last)) if *last == from && *value == text(&version) => *last = to,
-                _ => ranges.push((text(&version), from, to)),
-            }
-        }
-        let told: Vec<_> = ranges
+    async fn history(
+        &mut self,
+        id: &str,
+        valid_range: Option<pb::TimeRange>,
+        system_range: Option<pb::TimeRange>,
+        basis: Option<Timestamp>,
+    ) -> Vec<pb::Version> {
+        let request = pb::ListHistoryRequest {
+            entity_type: TYPE.to_owned(),
+            entity_id: id.to_owned(),
+            valid_range,
+            system_range,
+            basis,
+            ..Default::default()
+        };
+        let listed = self.service.entities.list_history(request).await;
+        let listed = listed.expect("listed").into_inner();
+        assert_eq!(listed.next_page_token, "", "{}: one page", self.name);
+        listed.versions
+    }
+
+    async fn timeline(&mut self, id: &str, at: &str) -> String {
+        let request = pb::ListHistoryRequest {
+            entity_type: TYPE.to_owned(),
+            entity_id: id.to_owned(),
+            basis: basis(at),
+            coalesce: true,
+            ..Default::default()
+        };
+        let listed = self.service.entities.list_history(request).await;
+        let told: Vec<_> = listed
+            .expect("listed")
+            .into_inner()
+            .versions
             .iter()
-            .map(|(value, from, to)| format!("{value}[{from},{to})"))
+            .filter(|version| version.system_to.is_none() && !version.ended)
+            .map(|version| {
+                let (from, to) = (micros(version.valid_from), to_micros(version.valid_to));
+                format!("{}[{from},{to})", text(version))
+            })
             .collect();
         told.join(" ")
     }
 
     /// Values whose system interval meets `[from, to)` or `[between, and]`.
-    fn visible(&self, words: &[&str]) -> String {
+    async fn visible(&mut self, words: &[&str]) -> String {
         let (kind, from) = words[2].split_once('=').expect("from=…");
         let (_, to) = words[3].split_once('=').expect("to=…");
-        let to = instant(to) + i64::from(kind == "between");
-        let mut values: Vec<_> = self
-            .rig
-            .history(words[1], self.latest())
+        let range = pb::TimeRange {
+            from: wire(instant(from)),
+            to: wire(instant(to) + i64::from(kind == "between")),
+        };
+        let versions = self.history(words[1], None, Some(range), None).await;
+        let mut values: Vec<_> = versions
             .iter()
-            .filter(|version| {
-                let system_to = version.system.to.map_or(i64::MAX, |to| to.micros());
-                version.system.from.micros() < to && instant(from) < system_to
-            })
-            .map(|version| (version.system.from, text(version)))
+            .map(|version| (micros(version.system_from), text(version)))
             .collect();
         values.sort();
         values.dedup();
@@ -207,34 +417,40 @@ impl Scenario {
         texts.join(" ")
     }
 
-    /// Ranges between all bounds of either basis in which the answer differs, joined.
-    fn diff(&self, words: &[&str]) -> String {
-        let (before, after) = (self.basis(words[2]), self.basis(words[3]));
-        let mut bounds: Vec<_> = [before, after]
+    /// The changes between two bases, those of one range put together.
+    async fn diff(&mut self, words: &[&str]) -> String {
+        let request = pb::ListChangesRequest {
+            from_basis: basis(words[2]),
+            to_basis: basis(words[3]),
+            ..Default::default()
+        };
+        let listed = self.service.entities.list_changes(request).await;
+        let mut stream = listed.expect("listed").into_inner();
+        let mut changes = Vec::new();
+        while let Some(message) = stream.message().await.expect("the stream goes on") {
+            changes.extend(message.changes);
+        }
+        changes.retain(|change| change.entity_id == words[1]);
+        let mut bounds: Vec<_> = changes
             .iter()
-            .flat_map(|basis| self.rig.history(words[1], *basis))
-            .flat_map(|version| {
-                [
-                    version.valid.from.micros(),
-                    version.valid.to.map_or(i64::MAX, ValidTime::micros),
-                ]
-            })
+            .flat_map(|change| [micros(change.valid_from), to_micros(change.valid_to)])
             .collect();
         bounds.sort_unstable();
         bounds.dedup();
-        let value = |at, basis| match self.rig.get(words[1], at, basis) {
-            Answer::Value(version) => text(&version),
-            Answer::Ended(_) | Answer::NotKnown => "absent".to_owned(),
-        };
         let mut told: Vec<(i64, i64, String)> = Vec::new();
         for pair in bounds.windows(2) {
-            let change = format!("{}->{}", value(pair[0], before), value(pair[0], after));
-            let (old, new) = change.split_once("->").expect("two values");
+            let mut over = changes.iter().filter(|change| {
+                micros(change.valid_from) <= pair[0] && pair[1] <= to_micros(change.valid_to)
+            });
+            let Some(first) = over.next() else { continue };
+            let last = over.next_back().unwrap_or(first);
+            let (old, new) = (state(first.before.as_ref()), state(last.after.as_ref()));
             if old == new {
                 continue;
             }
+            let change = format!("{old}->{new}");
             match told.last_mut() {
-                Some((_, to, last)) if *to == pair[0] && *last == change => *to = pair[1],
+                Some((_, to, before)) if *to == pair[0] && *before == change => *to = pair[1],
                 _ => told.push((pair[0], pair[1], change)),
             }
         }
@@ -244,36 +460,129 @@ impl Scenario {
             .collect();
         texts.join(" ")
     }
-}
 
-fn mutation(operation: &str) -> hindcast::store::Mutation {
-    let words: Vec<_> = operation.split_whitespace().collect();
-    let is_put = words[0] == "put";
-    assert!(is_put || words[0] == "delete", "no operation {operation}");
-    let id = words[1];
-    let range = &words[if is_put { 3 } else { 2 }..];
-    let (from, ends) = match range {
-        ["from", from] => (instant(from), Until::NextChange),
-        [bounds] => {
-            let (from, to) = bounds_of(bounds);
-            let ends = if to == i64::MAX {
-                Until::Forever
+    /// `pit ID at=E MODE [strict]`, as a lookup.
+    async fn point_in_time(&mut self, words: &[&str]) -> String {
+        let at = instant(words[2].strip_prefix("at=").expect("at=…"));
+        let is_strict = words.get(4) == Some(&"strict");
+        let settings = pb::LookupSettings {
+            entity_type: TYPE.to_owned(),
+            r#match: if is_strict {
+                LookupMatch::Strict.into()
             } else {
-                until(to)
-            };
-            (from, ends)
+                LookupMatch::Inclusive.into()
+            },
+            ..Default::default()
+        };
+        let row = pb::lookup_rows::Row {
+            entity_id: words[1].to_owned(),
+            valid_time: wire(at),
+            basis: match words[3] {
+                "then" => wire(at - i64::from(is_strict)),
+                "now" => None,
+                other => panic!("{}: no mode {other}", self.name),
+            },
+        };
+        let messages = [
+            lookup_request::Message::Settings(settings),
+            lookup_request::Message::Rows(pb::LookupRows { rows: vec![row] }),
+        ]
+        .map(|message| pb::LookupRequest {
+            message: Some(message),
+        });
+        let opened = self.service.entities.lookup(tokio_stream::iter(messages));
+        let mut stream = opened.await.expect("opened").into_inner();
+        let mut results = Vec::new();
+        while let Some(message) = stream.message().await.expect("the stream goes on") {
+            results.extend(message.results);
         }
-        _ => panic!("no range in {operation}"),
-    };
-    match (is_put, words[2]) {
-        (false, _) => end(id, from, ends),
-        (true, "null") => put(id, None, from, ends),
-        (true, value) => put(id, Some(value), from, ends),
+        assert_eq!(results.len(), 1, "{}: one row, one result", self.name);
+        match results[0].outcome() {
+            EntityOutcome::Value => kind_text(results[0].values[0].kind.as_ref()),
+            EntityOutcome::Ended | EntityOutcome::NotKnown => "absent".to_owned(),
+            other => format!("{other:?}"),
+        }
     }
 }
 
-fn bounds_of(bounds: &str) -> (i64, i64) {
-    let (from, to) = bounds
+fn code<T>(outcome: Result<T, Status>) -> Code {
+    outcome.map_or_else(|status| status.code(), |_| Code::Ok)
+}
+
+fn put(value: &str, range: &[&str]) -> Operation {
+    use pb::put::Until;
+    let (valid_from, until) = match range {
+        ["from", from] => (
+            instant(from),
+            Some(Until::UntilNextChange(pb::UntilNextChange {})),
+        ),
+        [range] => match bounds(range) {
+            (from, INF) => (from, Some(Until::Forever(pb::Forever {}))),
+            (from, to) => (from, wire(to).map(Until::ValidTo)),
+        },
+        _ => panic!("no range in {range:?}"),
+    };
+    Operation::Put(pb::Put {
+        attributes: attributes(value),
+        valid_from: wire(valid_from),
+        until,
+    })
+}
+
+fn end(range: &[&str]) -> Operation {
+    use pb::end::Until;
+    let (valid_from, until) = match range {
+        ["from", from] => (
+            instant(from),
+            Some(Until::UntilNextChange(pb::UntilNextChange {})),
+        ),
+        [range] => match bounds(range) {
+            (from, INF) => (from, Some(Until::Forever(pb::Forever {}))),
+            (from, to) => (from, wire(to).map(Until::ValidTo)),
+        },
+        _ => panic!("no range in {range:?}"),
+    };
+    Operation::End(pb::End {
+        valid_from: wire(valid_from),
+        until,
+    })
+}
+
+fn attributes<M: FromIterator<(String, pb::Value)>>(value: &str) -> M {
+    let kind = (value != "null").then(|| Kind::StringValue(value.to_owned()));
+    std::iter::once((ATTRIBUTE.to_owned(), pb::Value { kind })).collect()
+}
+
+fn text(version: &pb::Version) -> String {
+    kind_text(
+        version
+            .attributes
+            .get(ATTRIBUTE)
+            .and_then(|value| value.kind.as_ref()),
+    )
+}
+
+fn kind_text(kind: Option<&Kind>) -> String {
+    match kind {
+        Some(Kind::StringValue(text)) => text.clone(),
+        _ => "null".to_owned(),
+    }
+}
+
+fn state(state: Option<&State>) -> String {
+    let state = state.cloned().unwrap_or_default();
+    match state.outcome() {
+        EntityOutcome::Value => {
+            let held: BTreeMap<_, _> = state.attributes.into_iter().collect();
+            kind_text(held.get(ATTRIBUTE).and_then(|value| value.kind.as_ref()))
+        }
+        EntityOutcome::Ended | EntityOutcome::NotKnown => "absent".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+fn bounds(text: &str) -> (i64, i64) {
+    let (from, to) = text
         .trim_start_matches('[')
         .trim_end_matches(')')
         .split_once(',')
@@ -281,15 +590,12 @@ fn bounds_of(bounds: &str) -> (i64, i64) {
     (instant(from), instant(to))
 }
 
-/// A date, an instant without a zone, a small integer, or an end of time; microseconds.
+/// A date, an instant without a zone, a small integer, or the end of time; microseconds.
 fn instant(text: &str) -> i64 {
     match text {
-        "inf" => i64::MAX,
-        "-inf" => MIN,
-        // A tick is a microsecond of year 1, so that the clock's start is before it.
-        _ if text.parse::<i64>().is_ok() => {
-            crate::store_support::CLOCK_START + 1 + text.parse::<i64>().expect("integer")
-        }
+        "inf" => INF,
+        // A tick is a microsecond of year 5, so that the clock's start is before it.
+        _ if text.parse::<i64>().is_ok() => CLOCK_START + 1 + text.parse::<i64>().expect("integer"),
         _ if text.contains('T') => ValidTime::parse(&format!("{text}Z"))
             .expect("instant")
             .micros(),
@@ -297,6 +603,29 @@ fn instant(text: &str) -> i64 {
             .expect("date")
             .micros(),
     }
+}
+
+/// `t=…`, `t1=…`; unset: the latest.
+fn basis(word: &str) -> Option<Timestamp> {
+    let (_, at) = word.split_once('=').expect("t=…");
+    if at == "now" { None } else { wire(instant(at)) }
+}
+
+fn wire(micros: i64) -> Option<Timestamp> {
+    (micros != INF).then(|| Timestamp {
+        seconds: micros.div_euclid(1_000_000),
+        nanos: i32::try_from(micros.rem_euclid(1_000_000) * 1_000).expect("below a second"),
+    })
+}
+
+fn micros(timestamp: Option<Timestamp>) -> i64 {
+    timestamp.map_or(i64::MIN, |at| {
+        at.seconds * 1_000_000 + i64::from(at.nanos / 1_000)
+    })
+}
+
+fn to_micros(timestamp: Option<Timestamp>) -> i64 {
+    timestamp.map_or(INF, |at| micros(Some(at)))
 }
 
 /// The expected text with every instant as microseconds.
@@ -310,8 +639,8 @@ fn normalise(kind: &str, expected: &str) -> String {
             let words: Vec<_> = expected
                 .split_whitespace()
                 .map(|word| match word.split_once('[') {
-                    Some((value, bounds)) => {
-                        let (from, to) = bounds_of(bounds);
+                    Some((value, range)) => {
+                        let (from, to) = bounds(range);
                         format!("{value}[{from},{to})")
                     }
                     None => word.to_owned(),

@@ -18,7 +18,7 @@ fn entries(database: &Database, keyspace: &str) -> Vec<Entry> {
         .expect("reads")
 }
 
-/// A store with small, spilled and chained entities.
+/// A store with entities of one page, of a tree, and with earlier roots.
 fn filled() -> Rig {
     let rig = Rig::new();
     for round in 0..120i64 {
@@ -44,9 +44,10 @@ fn filled() -> Rig {
 #[test]
 fn replay_from_an_older_checkpoint_gives_equal_pages() {
     let mut rig = filled();
-    let read = |rig: &Rig| ["heads", "leaves"].map(|keyspace| entries(rig.database(), keyspace));
+    let read =
+        |rig: &Rig| ["heads", "pages", "roots"].map(|keyspace| entries(rig.database(), keyspace));
     let before = read(&rig);
-    assert!(before[1].len() > 5, "there are leaves");
+    assert!(before[1].len() > 5, "there are pages");
     for older in [119u8, 60] {
         rig.shut();
         {
@@ -70,14 +71,14 @@ fn replay_from_an_older_checkpoint_gives_equal_pages() {
 fn pages_lost_since_the_checkpoint_come_back_from_the_log() {
     let mut rig = filled();
     let before = entries(rig.database(), "heads");
-    let leaves_before = entries(rig.database(), "leaves");
+    let pages_before = entries(rig.database(), "pages");
     let histories: Vec<_> = ["small", "spread", "same"]
         .map(|id| rig.history(id, 1_119))
         .into();
     rig.shut();
     {
         let database = open_database(rig.folder.path()).expect("opens");
-        for keyspace in ["heads", "leaves", "chains"] {
+        for keyspace in ["heads", "pages", "roots", "rows"] {
             let keyspace = database.keyspace(keyspace).expect("keyspace");
             for (key, _) in keyspace
                 .prefix(&[])
@@ -96,7 +97,7 @@ fn pages_lost_since_the_checkpoint_come_back_from_the_log() {
     }
     rig.reopen().expect("opens");
     assert_eq!(entries(rig.database(), "heads"), before);
-    assert_eq!(entries(rig.database(), "leaves"), leaves_before);
+    assert_eq!(entries(rig.database(), "pages"), pages_before);
     let again: Vec<_> = ["small", "spread", "same"]
         .map(|id| rig.history(id, 1_119))
         .into();
@@ -106,8 +107,12 @@ fn pages_lost_since_the_checkpoint_come_back_from_the_log() {
 #[test]
 fn a_damaged_page_is_data_loss_and_not_another_answer() {
     let rig = filled();
-    let basis = SysTime::from_micros(1_119);
-    for (keyspace, id) in [("heads", "small"), ("leaves", "spread"), ("chains", "same")] {
+    for (keyspace, id, basis) in [
+        ("heads", "small", 1_119),
+        ("pages", "spread", 1_119),
+        ("roots", "same", 1_003),
+    ] {
+        let basis = SysTime::from_micros(basis);
         let pages = rig.database().keyspace(keyspace).expect("keyspace");
         for (key, value) in entries(rig.database(), keyspace) {
             if !key.windows(id.len()).any(|window| window == id.as_bytes()) {
@@ -195,8 +200,8 @@ fn a_closed_store_refuses_writes_and_still_reads() {
     assert!(matches!(rig.get("a", 0, 1_000), Answer::Value(_)));
 }
 
-const KEYSPACES: [&str; 7] = [
-    "heads", "leaves", "chains", "log", "types", "meta", "requests",
+const KEYSPACES: [&str; 8] = [
+    "heads", "pages", "roots", "log", "types", "meta", "requests", "rows",
 ];
 
 /// All keyspaces of a store.
@@ -216,7 +221,7 @@ fn changed(before: &[Entry], after: &[Entry]) -> Vec<Entry> {
         .collect()
 }
 
-/// A crash between any two page writes of a commit that splits or spills: the log makes up for what is missing.
+/// A crash between any two page writes of a commit that makes new pages: the log makes up for what is missing.
 #[test]
 fn a_commit_torn_between_its_pages_is_completed_from_the_log() {
     let rig = Rig::new();
@@ -231,17 +236,12 @@ fn a_commit_torn_between_its_pages_is_completed_from_the_log() {
         )
         .expect("written");
         let after = snapshot(rig.database());
-        // The committer's order: right halves before left ones, leaves before the head.
-        let mut writes: Vec<_> = changed(&before[1], &after[1])
-            .into_iter()
-            .map(|entry| ("leaves", entry))
-            .rev()
-            .collect();
-        writes.extend(
-            changed(&before[0], &after[0])
-                .into_iter()
-                .map(|entry| ("heads", entry)),
-        );
+        // The committer's order: rows, children before parents, the old root, the head.
+        let mut writes = Vec::new();
+        for place in [7, 1, 2, 0] {
+            let entries = changed(&before[place], &after[place]);
+            writes.extend(entries.into_iter().map(|entry| (KEYSPACES[place], entry)));
+        }
         if writes.len() > 1 {
             for done in 0..=writes.len() {
                 complete(&before, &after, &writes[..done]);

@@ -61,6 +61,7 @@ fn station() -> pb::EntityType {
         precision,
         scale,
         description: "a reading".to_owned(),
+        ..Default::default()
     };
     pb::EntityType {
         name: "station".to_owned(),
@@ -72,6 +73,7 @@ fn station() -> pb::EntityType {
         description: "weather".to_owned(),
         create_time: None,
         first_known_time: None,
+        ..Default::default()
     }
 }
 
@@ -93,6 +95,7 @@ fn put_temp(id: &str, value: f64, from: i64) -> pb::Mutation {
             valid_from: at(from),
             until: None,
         })),
+        ..Default::default()
     }
 }
 
@@ -100,6 +103,7 @@ fn write(mutations: Vec<pb::Mutation>) -> pb::WriteRequest {
     pb::WriteRequest {
         mutations,
         request_id: String::new(),
+        ..Default::default()
     }
 }
 
@@ -257,6 +261,7 @@ fn scans_come_whole_and_go_on_after_an_id() {
             valid_time: at(5),
             basis: None,
             after_entity_id: String::new(),
+            ..Default::default()
         };
         for (after, count) in [("", 2_500), ("S2000", 499), ("S9999", 0)] {
             asked.after_entity_id = after.to_owned();

@@ -25,8 +25,18 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new() -> Self {
+        Self::in_folder(tempfile::tempdir().expect("temporary folder"))
+    }
+
+    /// In memory where the machine has a file system there, for tests that ask for answers and not for durability.
+    pub(crate) fn without_disk() -> Self {
+        let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self::in_folder(folder.expect("temporary folder"))
+    }
+
+    fn in_folder(folder: TempDir) -> Self {
         let mut rig = Self {
-            folder: tempfile::tempdir().expect("temporary folder"),
+            folder,
             clock: ManualClock::starting_at(CLOCK_START),
             runtime: tokio::runtime::Builder::new_current_thread()
                 .build()
@@ -72,6 +82,7 @@ impl Rig {
         self.write_batch(Batch {
             mutations,
             request_id: None,
+            ..Default::default()
         })
     }
 
@@ -160,6 +171,7 @@ pub(crate) fn put(id: &str, value: Option<&str>, from: i64, until: Until) -> Mut
         operation: Operation::Put(BTreeMap::from([("v".to_owned(), value)])),
         valid_from: Some(ValidTime::from_micros(from)),
         until,
+        expect: Vec::new(),
     }
 }
 

@@ -247,6 +247,7 @@ fn a_request_id_is_answered_once_and_remembered_for_a_day() {
     let batch = |value| Batch {
         mutations: vec![put("a", Some(value), 0, Until::Forever)],
         request_id: Some("r".to_owned()),
+        ..Default::default()
     };
     rig.clock.set(1_000);
     let first = rig.write_batch(batch("x")).expect("written");
@@ -330,6 +331,7 @@ fn loading_changes_in_any_order_gives_one_timeline() {
                 Answer::Value(version) => text(&version),
                 Answer::Ended(_) => "ended".to_owned(),
                 Answer::NotKnown => "unknown".to_owned(),
+                Answer::Erased => "erased".to_owned(),
             })
             .into();
         assert_eq!(told, ["unknown", "v1", "ended", "v2", "v3"], "{order:?}");
@@ -362,6 +364,7 @@ fn many_writers_at_once_get_increasing_times() {
                     let batch = Batch {
                         mutations: vec![put(&format!("e{writer}"), Some("x"), 0, Until::Forever)],
                         request_id: None,
+                        ..Default::default()
                     };
                     store.write(batch).await.expect("written").system_time
                 })

@@ -127,6 +127,7 @@ impl Service {
             let request = pb::WriteRequest {
                 mutations: batch,
                 request_id: String::new(),
+                ..Default::default()
             };
             let written = self.entities.write(request).await.expect("written");
             let written = written.into_inner();
@@ -297,6 +298,7 @@ pub(crate) fn failure(event: &pb::Event) -> Option<String> {
         pb::event::Change::PartitionChanged(_)
         | pb::event::Change::BackfillCreated(_)
         | pb::event::Change::BackfillStateChanged(_)
+        | pb::event::Change::BackfillConcurrencyChanged(_)
         | pb::event::Change::BackfillResumed(_) => None,
     }
 }
@@ -335,6 +337,7 @@ pub(crate) fn put(
             valid_from: Some(valid_from),
             until: valid_to.map(put::Until::ValidTo),
         })),
+        ..Default::default()
     }
 }
 

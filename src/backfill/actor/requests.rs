@@ -1,4 +1,4 @@
-//! What callers ask of the executor: creating and cancelling.
+//! What callers ask of the executor: creating, and controlling what is there.
 
 use super::*;
 use crate::backfill::blocking::blocking;
@@ -8,6 +8,7 @@ impl Actor {
         &mut self,
         spec: BackfillSpec,
         plan: Plan,
+        parent: Option<Parent>,
         request_id: Option<String>,
         turn: &mut Turn,
     ) -> Result<Arc<Watched>> {
@@ -15,7 +16,8 @@ impl Actor {
             return Err(Error::Stopping);
         }
         if let Some(existing) = self.made_by(request_id.as_deref()).await? {
-            same_request(&existing, &spec, request_id.as_deref().unwrap_or_default())?;
+            let request_id = request_id.as_deref().unwrap_or_default();
+            same_request(&existing, &spec, parent.as_ref(), request_id)?;
             return Ok(existing);
         }
         self.check_runs(&plan)?;
@@ -25,6 +27,7 @@ impl Actor {
             name: format!("bf-{}", self.ids.unique()),
             spec,
             plan,
+            parent,
             create_time_micros: self.shared.clock.now_micros(),
         };
         self.publisher.ensure_table(&inputs.transform).await?;
@@ -65,34 +68,15 @@ impl Actor {
     }
 
     fn check_runs(&self, plan: &Plan) -> Result<()> {
-        if plan.run_count() > 0 {
-            return Ok(());
+        match plan.why_nothing_runs() {
+            None => Ok(()),
+            Some(reason) => Err(Error::NothingToRun { reason }),
         }
-        let reason = match plan.partitions.first() {
-            None => "the range holds no partition".to_owned(),
-            Some(first) => format!(
-                "partition {}: {}",
-                first.partition.label,
-                first.skip_reason.as_deref().unwrap_or("it is skipped")
-            ),
-        };
-        Err(Error::NothingToRun { reason })
     }
 
-    /// Two active backfills may not write the same partitions of a table. Those of a transform that reads its own output may
-    /// not run beside each other at all: what one reads, the other writes.
     fn check_overlap(&self, plan: &Plan) -> Result<()> {
-        let range = plan.range();
-        let sequential = plan.shape == DependencyShape::Sequential;
-        let other = self
-            .live
-            .values()
-            .map(|live| &live.watched.record)
-            .find(|record| {
-                record.plan.output_table == plan.output_table
-                    && (sequential || record.plan.range().overlaps(&range))
-            });
-        match other {
+        let mut active = self.live.values().map(|live| &live.watched.record);
+        match active.find(|record| plan.collides_with(&record.plan)) {
             None => Ok(()),
             Some(record) => Err(Error::Overlap {
                 other: record.name.clone(),
@@ -101,30 +85,119 @@ impl Actor {
         }
     }
 
-    pub(super) fn cancel(&mut self, name: &str, turn: &mut Turn) -> Result<Arc<Watched>> {
-        if let Some(live) = self.live.get(name) {
-            let watched = Arc::clone(&live.watched);
-            self.command(name, Command::Cancel, turn);
-            return Ok(watched);
-        }
+    pub(super) async fn control(
+        &mut self,
+        name: &str,
+        ask: Ask,
+        turn: &mut Turn,
+    ) -> Result<Arc<Watched>> {
         let Some(watched) = self.shared.backfills.read().get(name).cloned() else {
             return Err(Error::NotFound {
                 name: name.to_owned(),
             });
         };
-        let ended = watched.visible.read().state;
-        let state = match ended {
-            BackfillState::Cancelled => return Ok(watched),
-            BackfillState::Succeeded => "succeeded",
-            BackfillState::PartiallySucceeded => "partially succeeded",
-            BackfillState::Failed => "failed",
-            BackfillState::Pending | BackfillState::Running | BackfillState::Cancelling => {
-                "not running here"
+        // Ahead of what is shown by the events of the turn under way.
+        let state = match self.live.get(name) {
+            Some(live) => live.state.state,
+            None => watched.visible.read().state,
+        };
+        let command = match ask {
+            Ask::Retry => {
+                self.prepare_retry(&watched, state).await?;
+                Command::Retry
+            }
+            Ask::Cancel if state == BackfillState::Cancelled => return Ok(watched),
+            Ask::Cancel => {
+                check_active(name, "cancel", state)?;
+                Command::Cancel
+            }
+            Ask::Pause => {
+                check_goes_on(name, "pause", state)?;
+                Command::Pause
+            }
+            Ask::Resume => {
+                check_goes_on(name, "resume", state)?;
+                Command::Resume
+            }
+            Ask::SetConcurrency(count) => {
+                check_goes_on(name, "set the concurrency of", state)?;
+                if watched.record.plan.shape == DependencyShape::Sequential && count > 1 {
+                    return Err(Error::OneAtATime {
+                        name: name.to_owned(),
+                    });
+                }
+                Command::SetConcurrency(count)
             }
         };
-        Err(Error::Ended {
-            name: name.to_owned(),
-            state,
-        })
+        self.command(name, command, turn);
+        Ok(watched)
     }
+
+    /// Makes an ended backfill live again, with the world that was pinned for it.
+    async fn prepare_retry(&mut self, watched: &Arc<Watched>, state: BackfillState) -> Result<()> {
+        let record = &watched.record;
+        let name = record.name.clone();
+        if self.closing.is_some() {
+            return Err(Error::Stopping);
+        }
+        match state {
+            BackfillState::PartiallySucceeded | BackfillState::Failed => {}
+            BackfillState::Succeeded | BackfillState::Cancelled => {
+                return Err(Error::NothingToRetry {
+                    name,
+                    state: state.word(),
+                });
+            }
+            BackfillState::Pending
+            | BackfillState::Running
+            | BackfillState::Paused
+            | BackfillState::Cancelling => {
+                return Err(Error::StillActive {
+                    name,
+                    state: state.word(),
+                });
+            }
+        }
+        if self.live.contains_key(&name) {
+            // Its end is not journalled yet.
+            return Err(Error::StillActive {
+                name,
+                state: "ending",
+            });
+        }
+        self.check_overlap(&record.plan)?;
+        let inputs = Arc::new(self.shared.planner.inputs(&record.plan)?);
+        self.publisher.ensure_table(&inputs.transform).await?;
+        if let Some(tidying) = self.tidying.remove(&name) {
+            // Files that a new attempt stages must not be taken for leftovers. A panic in it is no reason to refuse.
+            let _ = tidying.await;
+        }
+        let state = watched.visible.read().clone();
+        tracing::info!(backfill = %name, "retrying");
+        self.adopt(Arc::clone(watched), inputs, state);
+        Ok(())
+    }
+}
+
+fn check_active(name: &str, verb: &'static str, state: BackfillState) -> Result<()> {
+    if state.is_terminal() {
+        return Err(Error::Ended {
+            verb,
+            name: name.to_owned(),
+            state: state.word(),
+        });
+    }
+    Ok(())
+}
+
+/// A backfill that is being cancelled is as good as ended.
+fn check_goes_on(name: &str, verb: &'static str, state: BackfillState) -> Result<()> {
+    if state == BackfillState::Cancelling {
+        return Err(Error::Ended {
+            verb,
+            name: name.to_owned(),
+            state: state.word(),
+        });
+    }
+    check_active(name, verb, state)
 }

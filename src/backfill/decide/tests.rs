@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    backfill::model::{BackfillSpec, Knowledge, Plan, PlannedPartition},
+    backfill::model::{BackfillSpec, Knowledge, Plan, PlannedPartition, Reprocess},
     catalog::RetryPolicy,
     time::{Grain, PartitionCalendar, SysTime, ValidTime},
 };
@@ -15,6 +15,15 @@ use crate::{
 const DAY_MICROS: i64 = 86_400_000_000;
 
 fn record(shape: DependencyShape, max_active_partitions: u32, skipped: &[bool]) -> Record {
+    record_with(shape, max_active_partitions, skipped, Settings::default())
+}
+
+fn record_with(
+    shape: DependencyShape,
+    max_active_partitions: u32,
+    skipped: &[bool],
+    settings: Settings,
+) -> Record {
     let from = ValidTime::from_micros(0);
     let to = ValidTime::from_micros(DAY_MICROS * skipped.len() as i64);
     let slices = PartitionCalendar::new(Grain::Daily, UTC)
@@ -40,6 +49,11 @@ fn record(shape: DependencyShape, max_active_partitions: u32, skipped: &[bool]) 
             knowledge: Knowledge::AsKnownNow,
             max_active_partitions: None,
             max_attempts: None,
+            attempt_timeout: None,
+            stop_on_first_failure: settings.stop,
+            run_backwards: settings.backwards,
+            reprocess: Reprocess::Completed,
+            priority: 0,
             labels: BTreeMap::new(),
         },
         plan: Plan {
@@ -55,13 +69,24 @@ fn record(shape: DependencyShape, max_active_partitions: u32, skipped: &[bool]) 
                 max_attempts: 3,
                 initial_backoff: Duration::from_secs(1),
                 max_backoff: Duration::from_secs(2),
+                attempt_timeout: None,
             },
+            stop_on_first_failure: settings.stop,
+            run_backwards: settings.backwards,
             partitions,
             sources: Vec::new(),
             warnings: Vec::new(),
         },
+        parent: None,
         create_time_micros: 0,
     }
+}
+
+/// Settings that change what happens.
+#[derive(Debug, Clone, Copy, Default)]
+struct Settings {
+    stop: bool,
+    backwards: bool,
 }
 
 /// What happens around the state machine.
@@ -75,6 +100,10 @@ enum Op {
     CommitReported,
     RetryDue,
     OldNews,
+    Pause,
+    Resume,
+    SetConcurrency,
+    Retry,
     Cancel,
     Release,
     Crash,
@@ -98,6 +127,10 @@ fn happening() -> impl Strategy<Value = Happening> {
         10 => Just(Op::CommitReported),
         4 => Just(Op::RetryDue),
         2 => Just(Op::OldNews),
+        1 => Just(Op::Pause),
+        3 => Just(Op::Resume),
+        1 => Just(Op::SetConcurrency),
+        3 => Just(Op::Retry),
         1 => Just(Op::Release),
         1 => Just(Op::Crash),
     ];
@@ -124,7 +157,11 @@ struct World {
     timers: Vec<(u32, u32)>,
     /// Of each partition, the attempts that were ever put on the table.
     table: BTreeMap<u32, Vec<u32>>,
+    /// What a watcher that comes back after each crash has seen, by sequence.
+    watched: Vec<Event>,
     torn_after: Option<usize>,
+    /// Partitions that were ever allowed at once.
+    most_active: u32,
 }
 
 impl World {
@@ -136,6 +173,7 @@ impl World {
         };
         let mut state = State::new(&record);
         state.apply(&created);
+        let most_active = record.plan.max_active_partitions;
         let mut world = Self {
             record,
             state,
@@ -145,7 +183,9 @@ impl World {
             committed: Vec::new(),
             timers: Vec::new(),
             table: BTreeMap::new(),
+            watched: Vec::new(),
             torn_after: None,
+            most_active,
         };
         world.send(Command::Start);
         world
@@ -155,7 +195,18 @@ impl World {
         self.record.plan.shape == DependencyShape::Sequential
     }
 
+    /// A command, and the slots that are free after it.
     fn send(&mut self, command: Command) {
+        let journalled = self.decide(command);
+        if journalled {
+            let count = self.state.wanted(&self.record.plan);
+            self.decide(Command::Fill { count });
+        }
+        self.watch();
+    }
+
+    /// Whether all events reached the disk.
+    fn decide(&mut self, command: Command) -> bool {
         let mut before = self.state.clone();
         let decision = decide(&self.record, &mut self.state, 0, command);
         for event in &decision.events {
@@ -167,23 +218,58 @@ impl World {
         {
             self.journal.extend(decision.events.into_iter().take(kept));
             self.restart();
-            return;
+            return false;
         }
         self.journal.extend(decision.events);
         self.check_state();
         for action in decision.actions {
             self.act(action);
         }
+        true
+    }
+
+    /// A watcher that is served what is on disk after what it has.
+    fn watch(&mut self) {
+        let seen = self.watched.len();
+        let on_disk = self
+            .journal
+            .get(seen..)
+            .expect("PR-1: an event it saw is lost");
+        self.watched.extend(on_disk.iter().cloned());
+        let numbers = (1u64..).zip(&self.watched);
+        for (number, event) in numbers.skip(seen) {
+            assert_eq!(event.sequence, number, "PR-1");
+        }
     }
 
     fn check_event(&self, before: &State, event: &Event) {
         assert_eq!(event.sequence, before.last_sequence + 1, "PR-1");
-        assert!(!before.state.is_terminal(), "{event:?} after the end");
+        if before.state.is_terminal() {
+            assert_eq!(
+                event.change,
+                Change::State(BackfillState::Running),
+                "a retry"
+            );
+            assert!(matches!(
+                before.state,
+                BackfillState::PartiallySucceeded | BackfillState::Failed
+            ));
+        }
         let Change::Partition(change) = &event.change else {
             return;
         };
         let run = &before.partitions[change.index as usize];
-        assert!(!run.state.is_terminal(), "{event:?} after {:?}", run.state);
+        if run.state.is_terminal() {
+            let retried = matches!(
+                run.state,
+                PartitionState::Failed | PartitionState::UpstreamFailed | PartitionState::Cancelled
+            );
+            let waits = matches!(
+                change.state,
+                PartitionState::Pending | PartitionState::Blocked
+            );
+            assert!(retried && waits, "{event:?} after {:?}", run.state);
+        }
         assert!(change.attempt >= run.attempt, "{event:?}");
         if change.state == PartitionState::Running {
             assert_eq!(
@@ -192,6 +278,15 @@ impl World {
                 "attempts are dense: {event:?}"
             );
             assert_eq!(before.state, BackfillState::Running);
+            assert!(
+                !self.record.plan.stop_on_first_failure
+                    || before.count(PartitionState::Failed) == 0,
+                "{event:?} after a failure"
+            );
+            if self.record.plan.run_backwards {
+                let later = before.pending.range(change.index + 1..);
+                assert_eq!(later.count(), 0, "{event:?} before a later one");
+            }
             if self.sequential() {
                 let earlier = &before.partitions[..change.index as usize];
                 assert!(
@@ -209,8 +304,7 @@ impl World {
         let state = &self.state;
         let all_ended = state.partitions.iter().all(|run| run.state.is_terminal());
         assert_eq!(state.state.is_terminal(), all_ended, "{state:?}");
-        let computing = state.running.len() - state.staged.len();
-        assert!(computing <= self.record.plan.max_active_partitions as usize);
+        assert!(state.computing_count() <= self.most_active as usize);
         for (&counted, &count) in state.counts() {
             let found = state.partitions.iter().filter(|run| run.state == counted);
             assert_eq!(found.count(), count as usize, "{counted:?}");
@@ -227,7 +321,10 @@ impl World {
             && self.committed.is_empty()
             && self.timers.is_empty();
         assert!(
-            !idle || self.state.state.is_terminal() || self.state.released,
+            !idle
+                || self.state.state.is_terminal()
+                || self.state.released
+                || self.state.state == BackfillState::Paused,
             "stuck: {:?}",
             self.state
         );
@@ -272,7 +369,7 @@ impl World {
             .flat_map(|(&index, attempts)| attempts.iter().map(move |&attempt| (index, attempt)))
             .map(|(index, attempt)| published(index, attempt))
             .collect();
-        self.send(Command::Resume { published });
+        self.send(Command::Recover { published });
     }
 
     fn step(&mut self, happening: Happening) {
@@ -303,6 +400,14 @@ impl World {
                 }
             }
             Op::OldNews => self.old_news(pick),
+            Op::Pause => self.send(Command::Pause),
+            Op::Resume => self.send(Command::Resume),
+            Op::SetConcurrency => {
+                let count = 1 + (pick % 5) as u32;
+                self.most_active = self.most_active.max(count);
+                self.send(Command::SetConcurrency(count));
+            }
+            Op::Retry => self.retry(),
             Op::Cancel => self.send(Command::Cancel),
             Op::Release => self.send(Command::Release),
             Op::Crash => self.restart(),
@@ -314,6 +419,24 @@ impl World {
             self.restart();
         }
         self.check_going();
+    }
+
+    /// The executor refuses what did not end in failure.
+    fn retry(&mut self) {
+        let ended = self.state.state;
+        let before = self.state.last_sequence;
+        let torn = self.torn_after.is_some();
+        self.send(Command::Retry);
+        if torn {
+            // What reached the disk of it decides.
+            return;
+        }
+        if matches!(
+            ended,
+            BackfillState::PartiallySucceeded | BackfillState::Failed
+        ) {
+            assert!(self.state.last_sequence > before, "nothing was retried");
+        }
     }
 
     fn fail_computing(&mut self, pick: usize, retryable: bool) {
@@ -354,6 +477,9 @@ impl World {
             if self.state.released {
                 self.restart();
             }
+            if self.state.state == BackfillState::Paused {
+                self.send(Command::Resume);
+            }
             for op in [Op::RetryDue, Op::Staged, Op::Commit, Op::CommitReported] {
                 self.step(Happening {
                     op,
@@ -392,6 +518,8 @@ fn published(index: u32, attempt: u32) -> PublishedAttempt {
         attempt,
         rows_read: 2,
         rows_written: 1,
+        bytes_written: 0,
+        staged_at_micros: None,
         snapshot_id: 7,
     }
 }
@@ -407,12 +535,13 @@ fn failed(index: u32, attempt: u32, retryable: bool) -> Command {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 3_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_life_is_in_order_and_ends(
         sequential in any::<bool>(),
         max_active in 1u32..5,
+        settings in (any::<bool>(), any::<bool>()),
         skipped in prop::collection::vec(prop::bool::weighted(0.1), 1..12),
         happenings in prop::collection::vec(happening(), 0..120),
     ) {
@@ -420,16 +549,62 @@ proptest! {
         let max_active = if sequential { 1 } else { max_active };
         // A backfill in which nothing runs is refused.
         prop_assume!(skipped.contains(&false));
-        let mut world = World::new(record(shape, max_active, &skipped));
+        let settings = Settings { stop: settings.0, backwards: settings.1 && !sequential };
+        let mut world = World::new(record_with(shape, max_active, &skipped, settings));
         for happening in happenings {
-            if world.state.state.is_terminal() {
-                break;
-            }
             world.step(happening);
         }
         world.run_out();
         world.check_end();
     }
+}
+
+#[test]
+fn a_retry_takes_up_what_a_first_failure_left_out() {
+    let settings = Settings {
+        stop: true,
+        backwards: true,
+    };
+    let shape = DependencyShape::Independent;
+    let mut world = World::new(record_with(shape, 1, &[false; 3], settings));
+    assert_eq!(world.computing, [(2, 1)], "the latest first");
+    world.fail_computing(0, false);
+    assert_eq!(world.state.state, BackfillState::Failed);
+    assert_eq!(world.state.count(PartitionState::Cancelled), 2);
+    let message = world.state.partitions[0].message.clone();
+    assert!(message.is_some_and(|text| text.contains("partition 1970-01-03 failed")));
+    world.send(Command::Retry);
+    assert_eq!(world.computing, [(2, 2)], "attempts are numbered on");
+    assert_eq!(world.state.partitions[2].failure_count, 0);
+    world.run_out();
+    world.check_end();
+    assert_eq!(world.state.state, BackfillState::Succeeded);
+}
+
+#[test]
+fn a_paused_backfill_starts_nothing_and_stays_paused_over_a_restart() {
+    let mut world = World::new(record(DependencyShape::Independent, 2, &[false; 5]));
+    world.send(Command::Pause);
+    world.step(Happening {
+        op: Op::Staged,
+        pick: 0,
+        torn_after: None,
+    });
+    world.commit(0);
+    world.step(Happening {
+        op: Op::CommitReported,
+        pick: 0,
+        torn_after: None,
+    });
+    assert_eq!(world.state.count(PartitionState::Succeeded), 1);
+    assert_eq!(world.computing.len(), 1, "nothing new started");
+    world.restart();
+    assert!(world.computing.is_empty());
+    assert_eq!(world.state.state, BackfillState::Paused);
+    world.send(Command::SetConcurrency(3));
+    world.most_active = 3;
+    world.send(Command::Resume);
+    assert_eq!(world.computing.len(), 3);
 }
 
 #[test]

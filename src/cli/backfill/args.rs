@@ -11,7 +11,7 @@ use crate::{
         times::{self, TimeArg},
         transform,
     },
-    pb::{self, Knowledge},
+    pb::{self, Knowledge, ReprocessBehavior},
 };
 
 /// What to run.
@@ -43,6 +43,28 @@ pub(crate) struct SpecArgs {
     /// Tries per partition; without it: the transform's
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
     pub(super) max_attempts: u32,
+    /// How long one attempt may take, such as 10m; without it: as the transform says
+    #[arg(long, value_name = "DURATION", value_parser = times::parse_duration)]
+    pub(super) attempt_timeout: Option<Duration>,
+    /// Start nothing new once a partition failed for good; `retry` goes on after a fix
+    #[arg(long)]
+    pub(super) stop_on_first_failure: bool,
+    /// The latest partition first
+    #[arg(long)]
+    pub(super) run_backwards: bool,
+    /// Which partitions run: none (only those never run), failed (those, and what failed last time)
+    /// or completed (all; the default)
+    #[arg(long, value_enum, hide_possible_values = true, value_name = "WHICH")]
+    pub(super) reprocess: Option<ReprocessArg>,
+    /// Higher ones get the server's free slots first, -1000 to 1000; without it: 0
+    #[arg(
+        long,
+        default_value_t = 0,
+        hide_default_value = true,
+        value_name = "N",
+        allow_hyphen_values = true
+    )]
+    pub(super) priority: i64,
     /// A free label; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE")]
     pub(super) labels: Vec<String>,
@@ -65,6 +87,27 @@ impl From<KnowledgeArg> for Knowledge {
             KnowledgeArg::AsKnownThen => Self::AsKnownThen,
             KnowledgeArg::AsKnownNow => Self::AsKnownNow,
             KnowledgeArg::AtBasis => Self::AtBasis,
+        }
+    }
+}
+
+/// [`ReprocessBehavior`] as an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReprocessArg {
+    /// Those that no backfill published or failed at
+    None,
+    /// Those, and what failed last time
+    Failed,
+    /// All
+    Completed,
+}
+
+impl From<ReprocessArg> for ReprocessBehavior {
+    fn from(reprocess: ReprocessArg) -> Self {
+        match reprocess {
+            ReprocessArg::None => Self::None,
+            ReprocessArg::Failed => Self::Failed,
+            ReprocessArg::Completed => Self::Completed,
         }
     }
 }
@@ -100,14 +143,66 @@ pub(crate) struct CreateArgs {
     pub(super) watch: bool,
 }
 
+/// Arguments of `backfill restate`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RestateArgs {
+    /// The backfill to restate
+    pub(super) name: String,
+    /// First partition's start, inclusive; without it: the backfill's
+    #[arg(long, value_name = "TIME")]
+    pub(super) from: Option<TimeArg>,
+    /// Last partition's end, exclusive; without it: the backfill's
+    #[arg(long, value_name = "TIME")]
+    pub(super) to: Option<TimeArg>,
+    /// The transform's revision; without it: the backfill's
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub(super) revision: u32,
+    /// Show what would be done, and store nothing
+    #[arg(long)]
+    pub(super) plan: bool,
+    /// With --plan: show every partition, however many
+    #[arg(long, requires = "plan")]
+    pub(super) all: bool,
+    /// The same id again returns the backfill that it made first
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "ID")]
+    pub(super) request_id: String,
+    /// Refuse to start unless the plan still has this hash
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "HASH"
+    )]
+    pub(super) expected_plan_hash: String,
+    /// Follow it to its end, as `backfill watch` does
+    #[arg(long, short, conflicts_with = "plan")]
+    pub(super) watch: bool,
+}
+
 /// Arguments of `backfill watch`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct WatchArgs {
     /// The backfill's name
-    pub(super) name: String,
+    #[arg(required_unless_present = "all")]
+    pub(super) name: Option<String>,
     /// Only events after this one
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", conflicts_with = "all")]
     pub(super) after_sequence: u64,
+    /// All backfills, until interrupted: a line for each that is active, and for each change
+    #[arg(long, conflicts_with = "name")]
+    pub(super) all: bool,
+    /// With --all: only backfills of this transform
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "NAME",
+        requires = "all"
+    )]
+    pub(super) transform: String,
+    /// With --all: only backfills with this label; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", requires = "all")]
+    pub(super) labels: Vec<String>,
 }
 
 /// The spec for the wire. Asks the server for the transform's zone only where a time needs it.
@@ -146,10 +241,19 @@ pub(super) async fn spec(args: &SpecArgs, client: &Client) -> Result<pb::Backfil
         max_active_partitions: args.max_active_partitions,
         max_attempts: args.max_attempts,
         labels: labels(&args.labels)?,
+        attempt_timeout: args.attempt_timeout.map(times::wire_duration),
+        stop_on_first_failure: args.stop_on_first_failure,
+        run_backwards: args.run_backwards,
+        reprocess_behavior: args
+            .reprocess
+            .map_or(ReprocessBehavior::Unspecified, ReprocessBehavior::from)
+            .into(),
+        priority: args.priority,
     })
 }
 
-fn labels(arguments: &[String]) -> Result<HashMap<String, String>, Error> {
+/// Labels as they are given, by key.
+pub(super) fn labels(arguments: &[String]) -> Result<HashMap<String, String>, Error> {
     let mut labels = HashMap::new();
     for argument in arguments {
         let (key, value) = argument.split_once('=').ok_or_else(|| {

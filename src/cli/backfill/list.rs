@@ -1,5 +1,6 @@
 //! `hindcast backfill list` and `hindcast backfill partitions`.
 
+use super::args::labels;
 use crate::{
     cli::{
         client::Client,
@@ -34,6 +35,17 @@ pub(crate) struct ListArgs {
     /// Only backfills in this state, such as running; may be repeated
     #[arg(long = "state", value_name = "STATE", value_parser = parse_backfill_state)]
     states: Vec<BackfillState>,
+    /// Only backfills with this label; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+    /// Only this backfill and what restates it, directly or not
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "NAME"
+    )]
+    root: String,
     /// At most this many
     #[arg(long, default_value_t = 50)]
     limit: usize,
@@ -47,12 +59,15 @@ pub(crate) struct PartitionsArgs {
     /// Only partitions in this state, such as failed; may be repeated
     #[arg(long = "state", value_name = "STATE", value_parser = parse_partition_state)]
     states: Vec<PartitionState>,
+    /// Show every attempt, with its times and outcome
+    #[arg(long)]
+    attempts: bool,
 }
 
 fn parse_backfill_state(text: &str) -> Result<BackfillState, String> {
     let name = format!("BACKFILL_STATE_{}", text.to_uppercase().replace('-', "_"));
     BackfillState::from_str_name(&name).filter(|state| *state != BackfillState::Unspecified).ok_or_else(|| {
-        "the states are pending, running, cancelling, succeeded, partially-succeeded, failed and cancelled".to_owned()
+        "the states are pending, running, paused, cancelling, succeeded, partially-succeeded, failed and cancelled".to_owned()
     })
 }
 
@@ -72,6 +87,8 @@ pub(super) async fn list(args: &ListArgs, client: &Client, format: Format) -> Re
             .unwrap_or(u32::MAX)
             .clamp(1, BACKFILL_PAGE_SIZE),
         page_token: String::new(),
+        labels: labels(&args.labels)?,
+        root: args.root.clone(),
     };
     let mut backfills = Vec::new();
     while backfills.len() < args.limit {
@@ -144,6 +161,7 @@ pub(super) async fn partitions(
         states: args.states.iter().map(|state| i32::from(*state)).collect(),
         page_size: PARTITION_PAGE_SIZE,
         page_token: String::new(),
+        include_attempts: args.attempts,
     };
     let mut partitions = Vec::new();
     loop {
@@ -163,6 +181,9 @@ pub(super) async fn partitions(
             field: "partitions",
             items: &partitions,
         });
+    }
+    if args.attempts {
+        return show_attempts(&partitions);
     }
     let mut columns = Columns::new(&[
         "partition",
@@ -185,6 +206,45 @@ pub(super) async fn partitions(
         ]);
     }
     columns.print("no such partitions")
+}
+
+fn show_attempts(partitions: &[pb::Partition]) -> Result<(), Error> {
+    let mut columns = Columns::new(&[
+        "partition",
+        ">attempt",
+        "state",
+        "started",
+        ">computed in",
+        ">took",
+        ">rows read",
+        ">rows written",
+        ">size",
+        "~message",
+    ]);
+    for partition in partitions {
+        for attempt in &partition.attempts {
+            let since_start =
+                |end: Option<&prost_types::Timestamp>| match (attempt.start_time.as_ref(), end) {
+                    (Some(start), Some(end)) => {
+                        watch::between(start, end).map_or_else(String::new, times::show_duration)
+                    }
+                    _ => String::new(),
+                };
+            columns.row(row![
+                &partition.label,
+                attempt.attempt.to_string(),
+                Field::state(&enum_name::<PartitionState>(attempt.state)),
+                times::show_seconds(attempt.start_time.as_ref()),
+                since_start(attempt.staged_time.as_ref()),
+                since_start(attempt.end_time.as_ref()),
+                output::count(attempt.rows_read),
+                output::count(attempt.rows_written),
+                times::show_size(attempt.bytes_written),
+                &attempt.message,
+            ]);
+        }
+    }
+    columns.print("no attempts yet")
 }
 
 #[cfg(test)]

@@ -1,24 +1,21 @@
 //! `hindcast backfill`: planning, starting and looking after backfills.
 
 mod args;
+mod control;
 mod list;
 mod show;
 
 use std::sync::Arc;
 
-use self::args::{CreateArgs, PlanArgs, WatchArgs};
+use self::args::{CreateArgs, PlanArgs, RestateArgs, WatchArgs};
 use super::{
     Outcome,
     client::{Client, required},
     error::Error,
-    json::enum_name,
     output::{self, Format},
     watch,
 };
-use crate::{
-    pb::{self, BackfillState},
-    time::Clock,
-};
+use crate::{pb, time::Clock};
 
 const RANGE_HELP: &str = "\
 Times: --from and --to are partition boundaries, 2013-01-01 or 2013-01-01T05:00
@@ -66,6 +63,42 @@ pub(crate) enum Command {
         /// Its name
         name: String,
     },
+    /// Lets nothing new start; running attempts go on
+    Pause {
+        /// Its name
+        name: String,
+    },
+    /// Lets a paused backfill go on
+    Resume {
+        /// Its name
+        name: String,
+    },
+    /// Sets how many partitions may compute at once, while it runs
+    SetConcurrency {
+        /// Its name
+        name: String,
+        /// 1 to 64
+        max_active_partitions: u32,
+    },
+    /// Takes up again what an ended backfill failed to publish, in the same pinned world
+    #[command(
+        after_help = "Failed and upstream-failed partitions run again, and those left out by --stop-on-first-failure; \
+        attempts are numbered on.\n\nExample:\n  hindcast backfill retry bf-01k5 --watch"
+    )]
+    Retry {
+        /// Its name
+        name: String,
+        /// Follow it to its end, as `backfill watch` does
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Runs all or a part of a backfill's range anew, as a new backfill with its settings
+    #[command(
+        after_help = "Every partition of the range runs. Where each reads what the earlier ones wrote, all up to the end of \
+        the backfill's range run; --plan shows it.\n\n\
+        Example:\n  hindcast backfill restate bf-01k5 --from 2013-02-08 --to 2013-02-10 --plan"
+    )]
+    Restate(RestateArgs),
     /// Follows a backfill to its end: exit code 0 if it succeeded, 1 otherwise
     #[command(
         after_help = "On a terminal: a bar with counts, rate and time left. Otherwise a line per event; with \
@@ -90,29 +123,47 @@ pub(crate) async fn run(
         Command::Partitions(args) => list::partitions(args, client, format)
             .await
             .map(Outcome::from),
-        Command::Cancel { name } => cancel(name, client, format).await.map(Outcome::from),
-        Command::Watch(args) => {
-            watch::run(client, &args.name, args.after_sequence, format, clock).await
-        }
+        Command::Cancel { name } => control::cancel(name, client, format)
+            .await
+            .map(Outcome::from),
+        Command::Pause { name } => control::pause(name, client, format)
+            .await
+            .map(Outcome::from),
+        Command::Resume { name } => control::resume(name, client, format)
+            .await
+            .map(Outcome::from),
+        Command::SetConcurrency {
+            name,
+            max_active_partitions,
+        } => control::set_concurrency(name, *max_active_partitions, client, format)
+            .await
+            .map(Outcome::from),
+        Command::Retry { name, watch } => control::retry(name, *watch, client, format, clock).await,
+        Command::Restate(args) => control::restate(args, client, format, clock).await,
+        Command::Watch(args) => match &args.name {
+            Some(name) => watch::run(client, name, args.after_sequence, format, clock).await,
+            None => {
+                let labels = args::labels(&args.labels)?;
+                watch::run_all(client, &args.transform, labels, format).await
+            }
+        },
     }
 }
 
 async fn plan(args: &PlanArgs, client: &Client, format: Format) -> Result<(), Error> {
     let spec = args::spec(&args.spec, client).await?;
     let request = pb::PlanBackfillRequest { spec: Some(spec) };
-    let plan = required(
-        client
-            .backfills()
-            .plan_backfill(request)
-            .await?
-            .into_inner()
-            .plan,
-        "plan",
-    )?;
+    let response = client
+        .backfills()
+        .plan_backfill(request)
+        .await?
+        .into_inner();
+    let plan = required(response.plan, "plan")?;
     if format == Format::Json {
         return output::json(&plan);
     }
-    show::show_plan(&plan, args.all)
+    show::show_plan(&plan, args.all)?;
+    show::show_in_the_way(&response.in_the_way)
 }
 
 async fn create(
@@ -175,32 +226,4 @@ async fn get(name: &str, client: &Client, format: Format) -> Result<(), Error> {
     } else {
         show::show(&backfill)
     }
-}
-
-async fn cancel(name: &str, client: &Client, format: Format) -> Result<(), Error> {
-    let request = pb::CancelBackfillRequest {
-        name: name.to_owned(),
-    };
-    let backfill = required(
-        client
-            .backfills()
-            .cancel_backfill(request)
-            .await?
-            .into_inner()
-            .backfill,
-        "backfill",
-    )?;
-    if format == Format::Json {
-        return output::json(&backfill);
-    }
-    let state = enum_name::<BackfillState>(backfill.state).to_lowercase();
-    let succeeded = u64::from(
-        backfill
-            .partition_counts
-            .map_or(0, |counts| counts.succeeded),
-    );
-    output::line(format!(
-        "{name} is {state}; {} published before stay",
-        output::counted(succeeded, "partition")
-    ))
 }

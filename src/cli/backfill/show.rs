@@ -36,7 +36,18 @@ pub(super) fn show_plan(plan: &pb::Plan, all: bool) -> Result<(), Error> {
         ),
         (
             "order",
-            order_words(plan.dependency_shape(), plan.max_active_partitions),
+            order_words(
+                plan.dependency_shape(),
+                plan.max_active_partitions,
+                plan.run_backwards,
+            ),
+        ),
+        ("attempts", attempts_words(plan)),
+        (
+            "estimate",
+            plan.estimate
+                .as_ref()
+                .map_or_else(String::new, estimate_words),
         ),
         ("plan hash", plan.plan_hash.clone()),
     ])?;
@@ -94,8 +105,55 @@ pub(super) fn knowledge_words(knowledge: Knowledge) -> &'static str {
     }
 }
 
-fn order_words(shape: DependencyShape, max_active_partitions: u32) -> String {
+/// `3 per partition, each within 10 m 00 s; stops on the first failure`.
+fn attempts_words(plan: &pb::Plan) -> String {
+    let mut text = format!("{} per partition", plan.max_attempts);
+    if let Some(timeout) = &plan.attempt_timeout {
+        let timeout = times::show_duration(times::from_wire_duration(timeout));
+        text += &format!(", each within {timeout}");
+    }
+    if plan.stop_on_first_failure {
+        text += "; stops on the first failure";
+    }
+    text
+}
+
+/// `12.0 s; 0.1 s per partition, as 90 earlier ones took`.
+fn estimate_words(estimate: &pb::PlanEstimate) -> String {
+    let show = |duration: &Option<prost_types::Duration>| {
+        duration.as_ref().map_or_else(String::new, |duration| {
+            times::show_duration(times::from_wire_duration(duration))
+        })
+    };
+    format!(
+        "{}; {} per partition, as {} earlier ones{} took",
+        show(&estimate.total),
+        show(&estimate.per_partition),
+        output::count(u64::from(estimate.sample_count)),
+        if estimate.same_revision {
+            ""
+        } else {
+            " of another revision"
+        }
+    )
+}
+
+/// Backfills that keep a plan from being created, on standard error.
+pub(super) fn show_in_the_way(names: &[String]) -> Result<(), Error> {
+    let warnings: Vec<_> = names
+        .iter()
+        .map(|name| {
+            format!("{name} is active on these partitions: `create` is refused until it ends")
+        })
+        .collect();
+    show_warnings(&warnings)
+}
+
+fn order_words(shape: DependencyShape, max_active_partitions: u32, backwards: bool) -> String {
     match shape {
+        DependencyShape::Independent if backwards => {
+            format!("independent, the latest first, {max_active_partitions} at once")
+        }
         DependencyShape::Independent => format!("independent, {max_active_partitions} at once"),
         DependencyShape::Sequential => {
             "in order, one at a time: each reads what the earlier ones wrote".to_owned()
@@ -167,7 +225,11 @@ pub(super) fn show(backfill: &pb::Backfill) -> Result<(), Error> {
         ("availability delay", delay.unwrap_or_default()),
         (
             "order",
-            order_words(backfill.dependency_shape(), spec.max_active_partitions),
+            order_words(
+                backfill.dependency_shape(),
+                spec.max_active_partitions,
+                spec.run_backwards,
+            ),
         ),
         (
             "progress",
@@ -180,5 +242,7 @@ pub(super) fn show(backfill: &pb::Backfill) -> Result<(), Error> {
         ("ended", optional(backfill.end_time)),
         ("last event", backfill.last_sequence.to_string()),
         ("labels", labels.join(" ")),
+        ("restates", backfill.parent.clone()),
+        ("first of its line", backfill.root.clone()),
     ])
 }

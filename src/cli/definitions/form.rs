@@ -123,4 +123,5 @@ pub(super) struct RawRetry {
     pub(super) max_attempts: u32,
     pub(super) initial_backoff: Option<String>,
     pub(super) max_backoff: Option<String>,
+    pub(super) attempt_timeout: Option<String>,
 }

@@ -152,6 +152,7 @@ fn attribute(raw: RawAttribute) -> Result<pb::Attribute, String> {
         precision,
         scale,
         description,
+        ..Default::default()
     })
 }
 
@@ -219,6 +220,7 @@ fn retry(raw: RawRetry) -> Result<pb::RetryPolicy, String> {
         max_attempts: raw.max_attempts,
         initial_backoff: duration("retry.initial_backoff", raw.initial_backoff)?,
         max_backoff: duration("retry.max_backoff", raw.max_backoff)?,
+        attempt_timeout: duration("retry.attempt_timeout", raw.attempt_timeout)?,
     })
 }
 

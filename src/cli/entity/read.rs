@@ -176,6 +176,7 @@ fn describe(outcome: EntityOutcome) -> &'static str {
         EntityOutcome::NotKnown => "not known: nothing was said about this point",
         EntityOutcome::Ended => "ended: it was said that there is no such entity at this point",
         EntityOutcome::Erased => "erased",
+        EntityOutcome::TooOld => "too old: it has held for longer than asked",
         EntityOutcome::Unspecified => "unknown outcome; this client may be older than the server",
     }
 }
@@ -202,6 +203,7 @@ pub(super) async fn history(
         basis: utc(args.basis.as_ref()),
         page_size: HISTORY_PAGE_SIZE,
         page_token: String::new(),
+        ..Default::default()
     };
     let mut versions = Vec::new();
     loop {
@@ -247,6 +249,7 @@ pub(super) async fn scan(args: &ScanArgs, client: &Client, format: Format) -> Re
         valid_time: utc(args.point.at.as_ref()),
         basis: utc(args.point.basis.as_ref()),
         after_entity_id: args.after.clone(),
+        ..Default::default()
     };
     let limit = args.limit.unwrap_or(if format == Format::Json {
         usize::MAX

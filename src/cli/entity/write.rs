@@ -117,10 +117,12 @@ async fn write(
         entity_type: entity_type.to_owned(),
         entity_id: entity_id.to_owned(),
         operation: Some(operation),
+        ..Default::default()
     };
     let request = pb::WriteRequest {
         mutations: vec![mutation],
         request_id: request_id.to_owned(),
+        ..Default::default()
     };
     let response = client.store().write(request).await?.into_inner();
     if format == Format::Json {

@@ -180,10 +180,12 @@ async fn correct(
         entity_type: ENTITY_TYPE.to_owned(),
         entity_id: ENTITY_ID.to_owned(),
         operation: Some(Operation::Put(put)),
+        ..Default::default()
     };
     let request = pb::WriteRequest {
         mutations: vec![mutation],
         request_id: String::new(),
+        ..Default::default()
     };
     required(
         client

@@ -3,10 +3,12 @@
 //! Events carry dense sequence numbers, so a watcher that lost its stream goes on exactly where it was; the views below
 //! see every event once and in order.
 
+mod all;
 mod view;
 
 use std::{sync::Arc, time::Duration};
 
+pub(crate) use all::run_all;
 pub(crate) use view::{BarView, View};
 
 use super::{
@@ -19,7 +21,7 @@ use super::{
     times,
 };
 use crate::{
-    pb::{self, BackfillState, event::Change, watch_backfill_response::Message},
+    pb::{self, BackfillState, watch_backfill_response::Message},
     time::Clock,
 };
 
@@ -145,21 +147,8 @@ async fn stream_once(client: &Client, name: &str, view: &mut dyn View) -> Result
             view.set_last_sequence(event.sequence);
         }
         view.show(&response)?;
-        if ends_backfill(&response) {
-            return Ok(());
-        }
     }
     Ok(())
-}
-
-fn ends_backfill(response: &pb::WatchBackfillResponse) -> bool {
-    match &response.message {
-        Some(Message::Event(pb::Event {
-            change: Some(Change::BackfillStateChanged(change)),
-            ..
-        })) => is_over(change.state()),
-        _ => false,
-    }
 }
 
 fn is_over(state: BackfillState) -> bool {
@@ -171,6 +160,7 @@ fn is_over(state: BackfillState) -> bool {
         BackfillState::Unspecified
         | BackfillState::Pending
         | BackfillState::Running
+        | BackfillState::Paused
         | BackfillState::Cancelling => false,
     }
 }
@@ -225,14 +215,21 @@ pub(crate) fn describe_counts(counts: Option<&pb::PartitionCounts>) -> String {
 
 /// How long the backfill took, once it is over.
 pub(crate) fn wall_time(backfill: &pb::Backfill) -> Option<Duration> {
-    let (start, end) = (backfill.start_time?, backfill.end_time?);
+    between(backfill.start_time.as_ref()?, backfill.end_time.as_ref()?)
+}
+
+/// From `start` to `end`; `None` if that is negative.
+pub(crate) fn between(
+    start: &prost_types::Timestamp,
+    end: &prost_types::Timestamp,
+) -> Option<Duration> {
     let seconds = end.seconds.checked_sub(start.seconds)?;
     let nanos =
         i128::from(seconds) * 1_000_000_000 + i128::from(end.nanos) - i128::from(start.nanos);
     u64::try_from(nanos).ok().map(Duration::from_nanos)
 }
 
-/// How a backfill ended, on two lines or three.
+/// How a backfill ended, on two lines or four.
 ///
 /// ```text
 /// bf-01k5 succeeded in 3.2 s
@@ -249,6 +246,7 @@ pub(crate) fn describe_end(backfill: &pb::Backfill) -> String {
         BackfillState::Unspecified
         | BackfillState::Pending
         | BackfillState::Running
+        | BackfillState::Paused
         | BackfillState::Cancelling
         | BackfillState::Cancelled => style.yellow(&state),
     };
@@ -265,8 +263,9 @@ pub(crate) fn describe_end(backfill: &pb::Backfill) -> String {
         .is_some_and(|counts| counts.failed > 0)
     {
         text += &format!(
-            "\n  what failed: hindcast backfill partitions {} --state failed",
-            backfill.name
+            "\n  what failed: hindcast backfill partitions {} --state failed\n  \
+             after a fix: hindcast backfill retry {}",
+            backfill.name, backfill.name
         );
     }
     text
@@ -320,7 +319,8 @@ mod tests {
             describe_end(&backfill),
             "bf-1 partially succeeded in 1.5 s\n  \
              1,234 succeeded, 2 failed · 336,776 rows read · 5 rows written · 824 partitions/s\n  \
-             what failed: hindcast backfill partitions bf-1 --state failed"
+             what failed: hindcast backfill partitions bf-1 --state failed\n  \
+             after a fix: hindcast backfill retry bf-1"
         );
     }
 }

@@ -222,7 +222,20 @@ fn remarkable(event: &pb::Event) -> Option<String> {
         Change::BackfillResumed(_) => {
             Some(format!("{} {}", style.yellow("↻"), describe_event(event)))
         }
-        Change::BackfillCreated(_) | Change::BackfillStateChanged(_) => None,
+        Change::BackfillStateChanged(change) => match change.state() {
+            BackfillState::Paused => {
+                Some(format!("{} {}", style.yellow("‖"), describe_event(event)))
+            }
+            BackfillState::Unspecified
+            | BackfillState::Pending
+            | BackfillState::Running
+            | BackfillState::Cancelling
+            | BackfillState::Succeeded
+            | BackfillState::PartiallySucceeded
+            | BackfillState::Failed
+            | BackfillState::Cancelled => None,
+        },
+        Change::BackfillCreated(_) | Change::BackfillConcurrencyChanged(_) => None,
     }
 }
 
@@ -243,6 +256,10 @@ fn describe_event(event: &pb::Event) -> String {
         Some(Change::BackfillStateChanged(change)) => {
             format!("backfill {}", lower::<BackfillState>(change.state))
         }
+        Some(Change::BackfillConcurrencyChanged(change)) => format!(
+            "{} at once from now on",
+            output::counted(u64::from(change.max_active_partitions), "partition")
+        ),
         Some(Change::BackfillResumed(change)) => match change.fenced_attempt_count {
             0 => "the server came back, and the backfill goes on".to_owned(),
             fenced => format!(

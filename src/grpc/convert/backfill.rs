@@ -1,12 +1,20 @@
-//! Backfills: wire to domain and back.
+//! Backfills: wire to domain and back. What is asked and what is frozen; `state` has the states and their counts, `event` what
+//! watchers receive, `partition` the partitions and their attempts.
 
-use std::time::Duration;
+mod event;
+mod partition;
+mod state;
+
+pub(in crate::grpc) use event::{watch_all_item_to_wire, watch_item_to_wire};
+pub(in crate::grpc) use partition::{attempts_to_wire, partitions_to_wire};
+use state::{counts_to_wire, partition_state_to_wire, state_to_wire};
+pub(in crate::grpc) use state::{partition_states_from_wire, states_from_wire};
 
 use super::{catalog::grain_to_wire, duration, invalid::Invalid, time};
 use crate::{
     backfill::{
-        BackfillSpec, BackfillState, Change, Counts, DependencyShape, Event, Knowledge,
-        PartitionState, Plan, PlannedPartition, Progress, Record, State, WatchItem,
+        BackfillSpec, DependencyShape, Estimate, Knowledge, Parent, Plan, Planned,
+        PlannedPartition, Record, Reprocess, Restatement, State,
     },
     error::Violation,
     pb,
@@ -32,6 +40,11 @@ pub(in crate::grpc) fn spec(wire: Option<pb::BackfillSpec>) -> Result<BackfillSp
         max_active_partitions,
         max_attempts,
         labels,
+        attempt_timeout,
+        stop_on_first_failure,
+        run_backwards,
+        reprocess_behavior,
+        priority,
     } = wire;
     if transform.is_empty() {
         return Err(Violation::new("spec.transform", "it is required").into());
@@ -44,8 +57,48 @@ pub(in crate::grpc) fn spec(wire: Option<pb::BackfillSpec>) -> Result<BackfillSp
         knowledge: knowledge_from_wire(knowledge, basis, availability_delay)?,
         max_active_partitions: non_zero(max_active_partitions),
         max_attempts: non_zero(max_attempts),
+        attempt_timeout: duration::attempt_timeout("spec.attempt_timeout", attempt_timeout)?,
+        stop_on_first_failure,
+        run_backwards,
+        reprocess: reprocess_from_wire(reprocess_behavior)?,
+        priority,
         labels: labels.into_iter().collect(),
     })
+}
+
+/// What of a backfill is to be restated.
+pub(in crate::grpc) fn restatement(
+    range: Option<pb::TimeRange>,
+    revision: u32,
+) -> Result<Restatement, Invalid> {
+    let pb::TimeRange { from, to } = range.unwrap_or_default();
+    Ok(Restatement {
+        from: time::from_wire("range.from", from)?,
+        to: time::from_wire("range.to", to)?,
+        revision: non_zero(revision),
+    })
+}
+
+fn reprocess_from_wire(wire: i32) -> Result<Reprocess, Violation> {
+    match pb::ReprocessBehavior::try_from(wire) {
+        Ok(pb::ReprocessBehavior::None) => Ok(Reprocess::None),
+        Ok(pb::ReprocessBehavior::Failed) => Ok(Reprocess::Failed),
+        Ok(pb::ReprocessBehavior::Completed | pb::ReprocessBehavior::Unspecified) => {
+            Ok(Reprocess::Completed)
+        }
+        Err(_) => Err(Violation::new(
+            "spec.reprocess_behavior",
+            format!("{wire} is not a reprocess behavior"),
+        )),
+    }
+}
+
+fn reprocess_to_wire(reprocess: Reprocess) -> pb::ReprocessBehavior {
+    match reprocess {
+        Reprocess::None => pb::ReprocessBehavior::None,
+        Reprocess::Failed => pb::ReprocessBehavior::Failed,
+        Reprocess::Completed => pb::ReprocessBehavior::Completed,
+    }
 }
 
 fn required(field: &str, wire: Option<prost_types::Timestamp>) -> Result<ValidTime, Violation> {
@@ -109,7 +162,7 @@ pub(in crate::grpc) fn request_id(text: String) -> Result<Option<String>, Invali
     Ok((!text.is_empty()).then_some(text))
 }
 
-fn spec_to_wire(record: &Record) -> pb::BackfillSpec {
+fn spec_to_wire(record: &Record, state: &State) -> pb::BackfillSpec {
     let BackfillSpec {
         transform,
         revision: _,
@@ -118,6 +171,11 @@ fn spec_to_wire(record: &Record) -> pb::BackfillSpec {
         knowledge,
         max_active_partitions: _,
         max_attempts: _,
+        attempt_timeout: _,
+        stop_on_first_failure,
+        run_backwards,
+        reprocess,
+        priority,
         labels,
     } = &record.spec;
     let (basis, availability_delay) = match knowledge {
@@ -146,9 +204,14 @@ fn spec_to_wire(record: &Record) -> pb::BackfillSpec {
         knowledge: knowledge_to_wire(*knowledge).into(),
         basis,
         availability_delay,
-        max_active_partitions: record.plan.max_active_partitions,
+        max_active_partitions: state.max_active(&record.plan),
         max_attempts: record.plan.retry.max_attempts,
         labels: labels.clone().into_iter().collect(),
+        attempt_timeout: record.plan.retry.attempt_timeout.map(duration::to_wire),
+        stop_on_first_failure: *stop_on_first_failure,
+        run_backwards: *run_backwards,
+        reprocess_behavior: reprocess_to_wire(*reprocess).into(),
+        priority: *priority,
     }
 }
 
@@ -172,7 +235,7 @@ pub(in crate::grpc) fn backfill_to_wire(record: &Record, state: &State) -> pb::B
     pb::Backfill {
         name: record.name.clone(),
         state: state_to_wire(state.state).into(),
-        spec: Some(spec_to_wire(record)),
+        spec: Some(spec_to_wire(record, state)),
         output_table: record.plan.output_table.clone(),
         time_zone: record.plan.zone.name().to_owned(),
         grain: grain_to_wire(record.plan.grain).into(),
@@ -184,11 +247,21 @@ pub(in crate::grpc) fn backfill_to_wire(record: &Record, state: &State) -> pb::B
         rows_read: state.rows_read,
         rows_written: state.rows_written,
         last_sequence: state.last_sequence,
+        parent: parent(record, |parent| &parent.name),
+        root: parent(record, |parent| &parent.root),
     }
 }
 
+fn parent(record: &Record, name: impl FnOnce(&Parent) -> &String) -> String {
+    record
+        .parent
+        .as_ref()
+        .map_or_else(String::new, |parent| name(parent).clone())
+}
+
 /// A plan as the wire shows it.
-pub(in crate::grpc) fn plan_to_wire(plan: &Plan, plan_hash: String) -> pb::Plan {
+pub(in crate::grpc) fn plan_to_wire(planned: &Planned, plan_hash: String) -> pb::Plan {
+    let plan: &Plan = &planned.plan;
     pb::Plan {
         transform: plan.transform.clone(),
         revision: plan.revision,
@@ -199,6 +272,26 @@ pub(in crate::grpc) fn plan_to_wire(plan: &Plan, plan_hash: String) -> pb::Plan 
         partitions: plan.partitions.iter().map(planned_to_wire).collect(),
         warnings: plan.warnings.clone(),
         plan_hash,
+        estimate: planned.estimate.map(estimate_to_wire),
+        max_attempts: plan.retry.max_attempts,
+        attempt_timeout: plan.retry.attempt_timeout.map(duration::to_wire),
+        stop_on_first_failure: plan.stop_on_first_failure,
+        run_backwards: plan.run_backwards,
+    }
+}
+
+fn estimate_to_wire(estimate: Estimate) -> pb::PlanEstimate {
+    let Estimate {
+        sample_count,
+        same_revision,
+        per_partition,
+        total,
+    } = estimate;
+    pb::PlanEstimate {
+        per_partition: Some(duration::to_wire(per_partition)),
+        total: Some(duration::to_wire(total)),
+        sample_count,
+        same_revision,
     }
 }
 
@@ -218,213 +311,6 @@ fn planned_to_wire(planned: &PlannedPartition) -> pb::PlannedPartition {
     }
 }
 
-/// Partitions `skip`, … of a backfill that are in one of `states`, `limit` at most, and where the next page starts.
-pub(in crate::grpc) fn partitions_to_wire(
-    record: &Record,
-    state: &State,
-    states: &[PartitionState],
-    skip: usize,
-    limit: usize,
-) -> (Vec<pb::Partition>, Option<usize>) {
-    let mut partitions = Vec::new();
-    let all = record
-        .plan
-        .partitions
-        .iter()
-        .zip(&state.partitions)
-        .enumerate();
-    for (index, (planned, run)) in all.skip(skip) {
-        if !states.is_empty() && !states.contains(&run.state) {
-            continue;
-        }
-        if partitions.len() == limit {
-            return (partitions, Some(index));
-        }
-        partitions.push(pb::Partition {
-            label: planned.partition.label.clone(),
-            start: Some(time::to_wire(planned.partition.start)),
-            end: Some(time::to_wire(planned.partition.end)),
-            state: partition_state_to_wire(run.state).into(),
-            basis: Some(time::to_wire(planned.basis)),
-            attempt_count: run.attempt,
-            start_time: run.start_micros.map(micros),
-            end_time: run.end_micros.map(micros),
-            rows_read: run.rows_read,
-            rows_written: run.rows_written,
-            message: run.message.clone().unwrap_or_default(),
-            snapshot_id: run.snapshot_id.unwrap_or(0),
-        });
-    }
-    (partitions, None)
-}
-
-/// What a watcher receives, as the wire shows it.
-pub(in crate::grpc) fn watch_item_to_wire(
-    record: &Record,
-    item: WatchItem,
-) -> pb::WatchBackfillResponse {
-    use pb::watch_backfill_response::Message;
-    let message = match item {
-        WatchItem::Event(event) => Message::Event(event_to_wire(record, event)),
-        WatchItem::Progress(progress) => Message::Progress(progress_to_wire(&progress)),
-        WatchItem::Heartbeat(time_micros) => Message::Heartbeat(pb::Heartbeat {
-            time: Some(micros(time_micros)),
-        }),
-    };
-    pb::WatchBackfillResponse {
-        message: Some(message),
-    }
-}
-
-fn progress_to_wire(progress: &Progress) -> pb::Progress {
-    pb::Progress {
-        state: state_to_wire(progress.state).into(),
-        partition_counts: Some(counts_to_wire(&progress.counts)),
-        rows_read: progress.rows_read,
-        rows_written: progress.rows_written,
-        rows_per_second: progress.rows_per_second,
-        partitions_per_second: progress.partitions_per_second,
-        eta: progress.eta.map(duration::to_wire),
-        elapsed: Some(duration::to_wire(rounded(progress.elapsed))),
-        sequence: progress.sequence,
-    }
-}
-
-fn rounded(duration: Duration) -> Duration {
-    Duration::from_micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
-}
-
-fn event_to_wire(record: &Record, event: Event) -> pb::Event {
-    use pb::event::Change as Wire;
-    let Event {
-        sequence,
-        time_micros,
-        change,
-    } = event;
-    let change = match change {
-        Change::Created => Wire::BackfillCreated(pb::BackfillCreated {
-            partition_count: u32::try_from(record.plan.partitions.len()).unwrap_or(u32::MAX),
-            run_count: u32::try_from(record.plan.run_count()).unwrap_or(u32::MAX),
-            warnings: record.plan.warnings.clone(),
-        }),
-        Change::State(state) => Wire::BackfillStateChanged(pb::BackfillStateChanged {
-            state: state_to_wire(state).into(),
-        }),
-        Change::Resumed {
-            fenced_attempt_count,
-        } => Wire::BackfillResumed(pb::BackfillResumed {
-            fenced_attempt_count,
-        }),
-        Change::Partition(change) => {
-            let planned = record.plan.partitions.get(change.index as usize);
-            Wire::PartitionChanged(pb::PartitionChanged {
-                label: planned
-                    .map(|planned| planned.partition.label.clone())
-                    .unwrap_or_default(),
-                start: planned.map(|planned| time::to_wire(planned.partition.start)),
-                state: partition_state_to_wire(change.state).into(),
-                attempt: change.attempt,
-                rows_read: change.rows_read,
-                rows_written: change.rows_written,
-                message: change.message.unwrap_or_default(),
-                retry_time: change.retry_at_micros.map(micros),
-                snapshot_id: change.snapshot_id.unwrap_or(0),
-            })
-        }
-    };
-    pb::Event {
-        sequence,
-        time: Some(micros(time_micros)),
-        change: Some(change),
-    }
-}
-
-fn counts_to_wire(counts: &Counts) -> pb::PartitionCounts {
-    let count = |state| counts.get(&state).copied().unwrap_or(0);
-    pb::PartitionCounts {
-        pending: count(PartitionState::Pending),
-        blocked: count(PartitionState::Blocked),
-        running: count(PartitionState::Running),
-        waiting_retry: count(PartitionState::WaitingRetry),
-        succeeded: count(PartitionState::Succeeded),
-        failed: count(PartitionState::Failed),
-        upstream_failed: count(PartitionState::UpstreamFailed),
-        skipped: count(PartitionState::Skipped),
-        cancelled: count(PartitionState::Cancelled),
-    }
-}
-
 fn micros(micros: i64) -> prost_types::Timestamp {
     time::to_wire(SysTime::from_micros(micros))
-}
-
-fn state_to_wire(state: BackfillState) -> pb::BackfillState {
-    match state {
-        BackfillState::Pending => pb::BackfillState::Pending,
-        BackfillState::Running => pb::BackfillState::Running,
-        BackfillState::Cancelling => pb::BackfillState::Cancelling,
-        BackfillState::Succeeded => pb::BackfillState::Succeeded,
-        BackfillState::PartiallySucceeded => pb::BackfillState::PartiallySucceeded,
-        BackfillState::Failed => pb::BackfillState::Failed,
-        BackfillState::Cancelled => pb::BackfillState::Cancelled,
-    }
-}
-
-/// The backfill states at `field`.
-pub(in crate::grpc) fn states_from_wire(
-    field: &str,
-    wire: &[i32],
-) -> Result<Vec<BackfillState>, Violation> {
-    let state = |(index, &value): (usize, &i32)| match pb::BackfillState::try_from(value) {
-        Ok(pb::BackfillState::Pending) => Ok(BackfillState::Pending),
-        Ok(pb::BackfillState::Running) => Ok(BackfillState::Running),
-        Ok(pb::BackfillState::Cancelling) => Ok(BackfillState::Cancelling),
-        Ok(pb::BackfillState::Succeeded) => Ok(BackfillState::Succeeded),
-        Ok(pb::BackfillState::PartiallySucceeded) => Ok(BackfillState::PartiallySucceeded),
-        Ok(pb::BackfillState::Failed) => Ok(BackfillState::Failed),
-        Ok(pb::BackfillState::Cancelled) => Ok(BackfillState::Cancelled),
-        Ok(pb::BackfillState::Unspecified) | Err(_) => Err(not_a_state(field, index, value)),
-    };
-    wire.iter().enumerate().map(state).collect()
-}
-
-fn partition_state_to_wire(state: PartitionState) -> pb::PartitionState {
-    match state {
-        PartitionState::Pending => pb::PartitionState::Pending,
-        PartitionState::Blocked => pb::PartitionState::Blocked,
-        PartitionState::Running => pb::PartitionState::Running,
-        PartitionState::WaitingRetry => pb::PartitionState::WaitingRetry,
-        PartitionState::Succeeded => pb::PartitionState::Succeeded,
-        PartitionState::Failed => pb::PartitionState::Failed,
-        PartitionState::UpstreamFailed => pb::PartitionState::UpstreamFailed,
-        PartitionState::Skipped => pb::PartitionState::Skipped,
-        PartitionState::Cancelled => pb::PartitionState::Cancelled,
-    }
-}
-
-/// The partition states at `field`.
-pub(in crate::grpc) fn partition_states_from_wire(
-    field: &str,
-    wire: &[i32],
-) -> Result<Vec<PartitionState>, Violation> {
-    let state = |(index, &value): (usize, &i32)| match pb::PartitionState::try_from(value) {
-        Ok(pb::PartitionState::Pending) => Ok(PartitionState::Pending),
-        Ok(pb::PartitionState::Blocked) => Ok(PartitionState::Blocked),
-        Ok(pb::PartitionState::Running) => Ok(PartitionState::Running),
-        Ok(pb::PartitionState::WaitingRetry) => Ok(PartitionState::WaitingRetry),
-        Ok(pb::PartitionState::Succeeded) => Ok(PartitionState::Succeeded),
-        Ok(pb::PartitionState::Failed) => Ok(PartitionState::Failed),
-        Ok(pb::PartitionState::UpstreamFailed) => Ok(PartitionState::UpstreamFailed),
-        Ok(pb::PartitionState::Skipped) => Ok(PartitionState::Skipped),
-        Ok(pb::PartitionState::Cancelled) => Ok(PartitionState::Cancelled),
-        Ok(pb::PartitionState::Unspecified) | Err(_) => Err(not_a_state(field, index, value)),
-    };
-    wire.iter().enumerate().map(state).collect()
-}
-
-fn not_a_state(field: &str, index: usize, value: i32) -> Violation {
-    Violation::new(
-        format!("{field}[{index}]"),
-        format!("{value} is not a state"),
-    )
 }

@@ -264,6 +264,7 @@ fn retry_policy(wire: pb::RetryPolicy) -> Result<RetryPolicy, Violation> {
         max_attempts,
         initial_backoff,
         max_backoff,
+        attempt_timeout,
     } = wire;
     let usual = RetryPolicy::default();
     let policy = RetryPolicy {
@@ -276,6 +277,10 @@ fn retry_policy(wire: pb::RetryPolicy) -> Result<RetryPolicy, Violation> {
             .unwrap_or(usual.initial_backoff),
         max_backoff: duration::from_wire("transform.retry.max_backoff", max_backoff)?
             .unwrap_or(usual.max_backoff),
+        attempt_timeout: duration::attempt_timeout(
+            "transform.retry.attempt_timeout",
+            attempt_timeout,
+        )?,
     };
     if policy.max_attempts > 100 {
         return Err(Violation::new(
@@ -408,6 +413,7 @@ pub(in crate::grpc) fn transform_to_wire(transform: &Transform) -> pb::Transform
             max_attempts: retry.max_attempts,
             initial_backoff: Some(duration::to_wire(retry.initial_backoff)),
             max_backoff: Some(duration::to_wire(retry.max_backoff)),
+            attempt_timeout: retry.attempt_timeout.map(duration::to_wire),
         }),
         description: description.clone(),
         output_columns: output_columns.clone(),

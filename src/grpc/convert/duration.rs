@@ -7,6 +7,22 @@ use crate::error::Violation;
 /// Longest duration: 10,000 years, what the wire's format allows.
 const MAX_SECONDS: i64 = 315_576_000_000;
 
+/// Bounds of an attempt's time: shorter ones end nothing but the first try, longer ones nothing at all.
+const MIN_TIMEOUT: Duration = Duration::from_millis(1);
+const MAX_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How long an attempt may take, at `field`; `None` if it is unset.
+pub(in crate::grpc) fn attempt_timeout(
+    field: &str,
+    wire: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, Violation> {
+    let timeout = from_wire(field, wire)?;
+    if timeout.is_some_and(|timeout| !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&timeout)) {
+        return Err(Violation::new(field, "it must be from 1 ms to 30 days"));
+    }
+    Ok(timeout)
+}
+
 /// The duration at `field`; `None` if it is unset.
 pub(in crate::grpc) fn from_wire(
     field: &str,

@@ -29,6 +29,9 @@ pub(in crate::grpc) fn entity_type_spec(
         description,
         create_time: _,
         first_known_time: _,
+        state: _,
+        revision: _,
+        revision_time: _,
     } = entity_type.ok_or_else(|| Violation::new("entity_type", "it is required"))?;
     let attributes = attributes
         .into_iter()
@@ -49,6 +52,7 @@ fn attribute(path: &str, attribute: pb::Attribute) -> Result<Attribute, Violatio
         precision,
         scale,
         description,
+        deprecated: _,
     } = attribute;
     let wire_kind = pb::AttributeKind::try_from(kind)
         .map_err(|_| Violation::new(format!("{path}.kind"), format!("{kind} is no kind")))?;
@@ -95,6 +99,9 @@ pub(in crate::grpc) fn entity_type(
         description: entity_type.spec().description.clone(),
         create_time: Some(time::to_wire(entity_type.create_time())),
         first_known_time: first_known.map(time::to_wire),
+        state: pb::EntityTypeState::Active.into(),
+        revision: 1,
+        revision_time: None,
     }
 }
 
@@ -119,6 +126,7 @@ impl From<&Attribute> for pb::Attribute {
             precision: precision.into(),
             scale: scale.into(),
             description: attribute.description.clone(),
+            ..Default::default()
         }
     }
 }
@@ -131,6 +139,7 @@ pub(in crate::grpc) fn batch(request: pb::WriteRequest) -> Result<Batch, Violati
     let pb::WriteRequest {
         mutations,
         request_id,
+        import_system_time,
     } = request;
     Ok(Batch {
         mutations: mutations
@@ -139,6 +148,8 @@ pub(in crate::grpc) fn batch(request: pb::WriteRequest) -> Result<Batch, Violati
             .map(|(index, wire)| mutation(&format!("mutations[{index}]"), wire))
             .collect::<Result<_, _>>()?,
         request_id: (!request_id.is_empty()).then_some(request_id),
+        import_time: time::from_wire("import_system_time", import_system_time)?,
+        ingest: None,
     })
 }
 
@@ -147,6 +158,7 @@ fn mutation(path: &str, mutation: pb::Mutation) -> Result<Mutation, Violation> {
         entity_type,
         entity_id,
         operation,
+        expect: _,
     } = mutation;
     named(&format!("{path}.entity_type"), &entity_type)?;
     let (operation, valid_from, until) = match operation {
@@ -158,6 +170,9 @@ fn mutation(path: &str, mutation: pb::Mutation) -> Result<Mutation, Violation> {
         }
         Some(mutation::Operation::Put(wire)) => put(&format!("{path}.put"), wire)?,
         Some(mutation::Operation::End(wire)) => end(&format!("{path}.end"), wire)?,
+        Some(mutation::Operation::Patch(_) | mutation::Operation::Erase(_)) => {
+            return Err(Violation::new(path, "it is not possible yet"));
+        }
     };
     Ok(Mutation {
         entity_type,
@@ -165,6 +180,7 @@ fn mutation(path: &str, mutation: pb::Mutation) -> Result<Mutation, Violation> {
         operation,
         valid_from,
         until,
+        expect: Vec::new(),
     })
 }
 
@@ -261,5 +277,6 @@ pub(in crate::grpc) fn answer(
         Answer::Value(found) => (pb::EntityOutcome::Value, Some(version(entity_type, found))),
         Answer::Ended(found) => (pb::EntityOutcome::Ended, Some(version(entity_type, found))),
         Answer::NotKnown => (pb::EntityOutcome::NotKnown, None),
+        Answer::Erased => (pb::EntityOutcome::Erased, None),
     }
 }
