@@ -141,7 +141,7 @@ pub(crate) fn station() -> EntityTypeSpec {
 pub(crate) fn batch(mutations: Vec<Mutation>) -> Batch {
     Batch {
         mutations,
-        request_id: None,
+        ..Batch::default()
     }
 }
 
@@ -162,6 +162,7 @@ pub(crate) fn put_values(
         operation: Operation::Put(values),
         valid_from: Some(ValidTime::from_micros(from)),
         until,
+        expect: Vec::new(),
     }
 }
 

@@ -184,7 +184,7 @@ async fn load(client: &mut EntityStoreServiceClient<Channel>, count: usize) -> R
     for chunk in entities.chunks(BATCH) {
         let written = pb::WriteRequest {
             mutations: chunk.iter().map(|&entity| mutation(entity)).collect(),
-            request_id: String::new(),
+            ..Default::default()
         };
         client.write(written).await?;
     }
@@ -212,6 +212,7 @@ fn mutation(entity: usize) -> pb::Mutation {
         entity_type: "station".to_owned(),
         entity_id: id(entity),
         operation: Some(mutation::Operation::Put(put)),
+        ..Default::default()
     }
 }
 

@@ -216,6 +216,7 @@ impl Writer {
         WriteRequest {
             mutations: (0..ENTITIES).map(mutation).collect(),
             request_id: format!("{}-{batch}", self.name),
+            ..Default::default()
         }
     }
 
