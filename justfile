@@ -43,6 +43,10 @@ quickstart *args:
 adversarial count="1000000":
     HINDCAST_ADVERSARIAL={{ count }} cargo test --release --locked --test it store_adversarial -- --nocapture --test-threads 2
 
+# Fuzz the reading of stored pages and keys (needs cargo-fuzz; its sanitizers would need nightly).
+fuzz target="page" seconds="3600":
+    RUSTC_BOOTSTRAP=1 cargo fuzz run -s none {{ target }} -- -max_total_time={{ seconds }} -max_len=4096
+
 # Measure.
 bench *args:
     cargo bench --locked {{ args }}

@@ -199,6 +199,7 @@ impl RunningServer {
         } = self;
         tracing::info!(%address, "stopping");
         backfills.shutdown().await;
+        store.end_streams();
         // The task may have ended by itself.
         let _ = stop.send(());
         let outcome = tokio::select! {

@@ -123,7 +123,7 @@ pub(crate) fn spec(name: &str, attributes: &[(&str, AttributeKind)]) -> EntityTy
     EntityTypeSpec {
         name: name.to_owned(),
         attributes: attributes.iter().map(attribute).collect(),
-        description: String::new(),
+        ..EntityTypeSpec::default()
     }
 }
 

@@ -111,6 +111,7 @@ impl Planner {
         let mut entities = Vec::new();
         for input in &transform.spec.entities {
             let entity_type = self.store.entity_type(&input.entity_type)?;
+            self.store.check_imported(&input.entity_type)?;
             entities.push(EntityKnowledge {
                 first_known: self.store.first_known(&entity_type),
                 entity_type: input.entity_type.clone(),
@@ -162,9 +163,17 @@ impl Planner {
             });
         }
         let mut entities = Vec::new();
-        for input in &transform.spec.entities {
+        for (index, input) in transform.spec.entities.iter().enumerate() {
+            let entity_type = self.store.entity_type(&input.entity_type)?;
+            let revision = transform.entity_revision(index);
+            let pinned = entity_type.at_revision(revision).ok_or_else(|| {
+                crate::store::Error::NoSuchRevision {
+                    name: input.entity_type.clone(),
+                    revision,
+                }
+            })?;
             entities.push(PinnedEntity {
-                entity_type: self.store.entity_type(&input.entity_type)?,
+                entity_type: Arc::new(pinned),
                 at_partition_start: input.at_partition_start,
             });
         }

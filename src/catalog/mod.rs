@@ -167,7 +167,8 @@ impl Catalog {
             .find(|transform| transform.spec.output_table == table)
     }
 
-    /// Stores a checked definition as the next revision. `false`: it equals the latest revision, which is returned.
+    /// Stores a checked definition as the next revision. `false`: it equals the latest revision, which is returned; that one
+    /// goes on seeing its entity types as they were when it was stored.
     ///
     /// # Errors
     /// [`Error::TableOwned`] when another transform writes the output table, [`Error::OutputMoved`] when the latest revision
@@ -176,6 +177,7 @@ impl Catalog {
         &self,
         spec: TransformSpec,
         columns: Vec<ColumnDef>,
+        entity_revisions: Vec<u32>,
         create_time_micros: i64,
     ) -> Result<(Arc<Transform>, bool)> {
         self.check_output(&spec)?;
@@ -192,6 +194,7 @@ impl Catalog {
             spec,
             revision,
             columns,
+            entity_revisions,
             create_time_micros,
         };
         self.store(

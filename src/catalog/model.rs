@@ -304,8 +304,18 @@ pub struct Transform {
     pub revision: u32,
     /// The output table's columns: the query's as planned, as they are stored, and `partition_start`.
     pub columns: Vec<ColumnDef>,
+    /// By entity input: the revision of the type's schema that the SQL sees. Where there is none, the first.
+    #[serde(default)]
+    pub entity_revisions: Vec<u32>,
     /// Microseconds since the Unix epoch.
     pub create_time_micros: i64,
+}
+
+impl Transform {
+    /// The revision of the schema of the entity input at this place that the SQL sees.
+    pub fn entity_revision(&self, index: usize) -> u32 {
+        self.entity_revisions.get(index).copied().unwrap_or(1)
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     client::{Client, required},
     definitions::{self, Definitions},
+    entity_type,
     error::Error,
     output::{self, Format},
     style::Style,
@@ -24,6 +25,8 @@ const FORM: &str = r#"The file's form (TOML; keys after "optional" may be left o
   ]
   # optional, here and for each attribute:
   description = "hourly readings"
+  # optional: begin with an import; `hindcast type finish-import` ends it
+  importing = false
 
   [[source]]
   name = "flights"
@@ -51,8 +54,9 @@ const FORM: &str = r#"The file's form (TOML; keys after "optional" may be left o
   description = "how punctual each carrier was"
 
 Applying a file again changes nothing. A changed transform becomes a new
-revision; a changed entity type or source is refused, because what was computed
-from it would no longer be explained.
+revision, and so does an entity type with more attributes or another description;
+its attributes are never removed. A changed source is refused, because what was
+computed from it would no longer be explained.
 
 Example:
   hindcast apply -f examples/flights/hindcast.toml"#;
@@ -77,11 +81,15 @@ pub(crate) struct Applied {
     pub(crate) created: bool,
     /// Transforms only.
     pub(crate) revision: Option<u32>,
+    /// Entity types only: it was there already, and got what the file has in addition.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) updated: bool,
 }
 
 impl Applied {
     fn outcome(&self) -> String {
         match (self.created, self.revision) {
+            (false, _) if self.updated => "updated".to_owned(),
             (false, _) => "unchanged".to_owned(),
             (true, Some(revision)) if revision > 1 => format!("revision {revision}"),
             (true, _) => "created".to_owned(),
@@ -92,7 +100,7 @@ impl Applied {
     pub(crate) fn describe(&self) -> String {
         let style = Style::stdout();
         let outcome = format!("{:11}", self.outcome());
-        let outcome = if self.created {
+        let outcome = if self.created || self.updated {
             style.green(&outcome)
         } else {
             style.dim(&outcome)
@@ -118,22 +126,7 @@ pub(crate) async fn apply(
     mut tell: impl FnMut(Applied) -> Result<(), Error>,
 ) -> Result<(), Error> {
     for entity_type in definitions.entity_types {
-        let name = entity_type.name.clone();
-        let request = pb::CreateEntityTypeRequest {
-            entity_type: Some(entity_type),
-        };
-        let created = client
-            .store()
-            .create_entity_type(request)
-            .await?
-            .into_inner()
-            .created;
-        tell(Applied {
-            kind: "entity_type",
-            name,
-            created,
-            revision: None,
-        })?;
+        tell(apply_type(client, entity_type).await?)?;
     }
     for source in definitions.sources {
         let name = source.name.clone();
@@ -151,6 +144,7 @@ pub(crate) async fn apply(
             name,
             created,
             revision: None,
+            updated: false,
         })?;
     }
     for transform in definitions.transforms {
@@ -170,9 +164,54 @@ pub(crate) async fn apply(
             name: transform.name,
             created: response.created,
             revision,
+            updated: false,
         })?;
     }
     Ok(())
+}
+
+/// Declares a type, or adds to the one of its name what it lacks.
+async fn apply_type(client: &Client, entity_type: pb::EntityType) -> Result<Applied, Error> {
+    let name = entity_type.name.clone();
+    let request = pb::CreateEntityTypeRequest {
+        entity_type: Some(entity_type.clone()),
+    };
+    let (created, updated) = match client.store().create_entity_type(request).await {
+        Ok(response) => (response.into_inner().created, false),
+        Err(status) if status.code() == tonic::Code::AlreadyExists => {
+            (false, update_type(client, entity_type).await?)
+        }
+        Err(status) => return Err(status.into()),
+    };
+    Ok(Applied {
+        kind: "entity_type",
+        name,
+        created,
+        revision: None,
+        updated,
+    })
+}
+
+async fn update_type(client: &Client, wanted: pb::EntityType) -> Result<bool, Error> {
+    let existing = entity_type::get(client, &wanted.name).await?;
+    let is_wanted = |known: &&pb::Attribute| {
+        known.deprecated || wanted.attributes.iter().any(|one| one.name == known.name)
+    };
+    if let Some(gone) = existing.attributes.iter().find(|known| !is_wanted(known)) {
+        return Err(Error::Usage(format!(
+            "entity type {}: the file has no attribute {:?}, and attributes are never removed; `hindcast type update {} \
+             --deprecate {}` says that it takes no more values",
+            wanted.name, gone.name, wanted.name, gone.name
+        )));
+    }
+    let request = pb::UpdateEntityTypeRequest {
+        name: wanted.name,
+        add_attributes: wanted.attributes,
+        description: Some(wanted.description),
+        ..Default::default()
+    };
+    let response = client.store().update_entity_type(request).await?;
+    Ok(response.into_inner().updated)
 }
 
 #[cfg(test)]
@@ -209,9 +248,15 @@ mod tests {
             name: "t".to_owned(),
             created,
             revision,
+            updated: false,
         };
         assert_eq!(applied(true, Some(1)).outcome(), "created");
         assert_eq!(applied(true, Some(2)).outcome(), "revision 2");
         assert_eq!(applied(false, Some(2)).outcome(), "unchanged");
+        let updated = Applied {
+            updated: true,
+            ..applied(false, None)
+        };
+        assert_eq!(updated.outcome(), "updated");
     }
 }

@@ -6,7 +6,7 @@ use super::{
     output::{self, Columns, Format, row},
     times, values,
 };
-use crate::pb;
+use crate::pb::{self, EntityTypeState};
 
 /// Entity types: what kinds of things have state, and with which attributes
 #[derive(Debug, clap::Subcommand)]
@@ -25,6 +25,27 @@ pub(crate) enum Command {
         /// For people
         #[arg(long, default_value = "")]
         description: String,
+        /// Begin with an import: batches carry system times of their own, and the type is
+        /// read only once `type finish-import` has ended it
+        #[arg(long)]
+        importing: bool,
+    },
+    /// Adds attributes, deprecates them or changes the description
+    #[command(
+        after_help = "Attributes are never removed, renamed or given another kind. What was written before an\n\
+        attribute was added reads it as null.\n\n\
+        Example:\n  hindcast type update aircraft --add engines:int64 --deprecate price"
+    )]
+    Update(UpdateArgs),
+    /// Shows how an entity type's declaration has changed
+    Revisions {
+        /// Its name
+        name: String,
+    },
+    /// Ends the import of an entity type: from then on it can be read
+    FinishImport {
+        /// Its name
+        name: String,
     },
     /// Shows one entity type
     Get {
@@ -35,6 +56,25 @@ pub(crate) enum Command {
     List,
 }
 
+/// Arguments of `type update`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpdateArgs {
+    /// Its name
+    name: String,
+    /// Appends an attribute; may be repeated
+    #[arg(long, value_name = "NAME:KIND")]
+    add: Vec<String>,
+    /// The attribute takes no new values; may be repeated
+    #[arg(long, value_name = "ATTRIBUTE")]
+    deprecate: Vec<String>,
+    /// The deprecated attribute takes values again; may be repeated
+    #[arg(long, value_name = "ATTRIBUTE")]
+    restore: Vec<String>,
+    /// For people
+    #[arg(long)]
+    description: Option<String>,
+}
+
 /// Runs the command.
 pub(crate) async fn run(command: &Command, client: &Client, format: Format) -> Result<(), Error> {
     match command {
@@ -42,7 +82,25 @@ pub(crate) async fn run(command: &Command, client: &Client, format: Format) -> R
             name,
             attributes,
             description,
-        } => create(client, format, name, attributes, description).await,
+            importing,
+        } => {
+            let state = if *importing {
+                EntityTypeState::Importing
+            } else {
+                EntityTypeState::Active
+            };
+            let entity_type = pb::EntityType {
+                name: name.clone(),
+                attributes: parse_attributes(attributes)?,
+                description: description.clone(),
+                state: state.into(),
+                ..Default::default()
+            };
+            create(client, format, entity_type).await
+        }
+        Command::Update(args) => update(client, format, args).await,
+        Command::Revisions { name } => revisions(client, format, name).await,
+        Command::FinishImport { name } => finish_import(client, format, name).await,
         Command::Get { name } => show(&get(client, name).await?, format),
         Command::List => list(client, format).await,
     }
@@ -64,22 +122,8 @@ pub(crate) async fn get(client: &Client, name: &str) -> Result<pb::EntityType, E
     )
 }
 
-async fn create(
-    client: &Client,
-    format: Format,
-    name: &str,
-    attributes: &[String],
-    description: &str,
-) -> Result<(), Error> {
-    let entity_type = pb::EntityType {
-        name: name.to_owned(),
-        attributes: attributes
-            .iter()
-            .map(|text| parse_attribute(text))
-            .collect::<Result<_, _>>()?,
-        description: description.to_owned(),
-        ..Default::default()
-    };
+async fn create(client: &Client, format: Format, entity_type: pb::EntityType) -> Result<(), Error> {
+    let name = entity_type.name.clone();
     let request = pb::CreateEntityTypeRequest {
         entity_type: Some(entity_type),
     };
@@ -99,6 +143,81 @@ async fn create(
             }
         )),
     }
+}
+
+async fn update(client: &Client, format: Format, args: &UpdateArgs) -> Result<(), Error> {
+    let request = pb::UpdateEntityTypeRequest {
+        name: args.name.clone(),
+        add_attributes: parse_attributes(&args.add)?,
+        deprecate_attributes: args.deprecate.clone(),
+        restore_attributes: args.restore.clone(),
+        description: args.description.clone(),
+    };
+    let response = client
+        .store()
+        .update_entity_type(request)
+        .await?
+        .into_inner();
+    if format == Format::Json {
+        return output::json(&response);
+    }
+    let updated = response.updated;
+    let entity_type = required(response.entity_type, "entity_type")?;
+    output::line(if updated {
+        format!("updated {}, revision {}", args.name, entity_type.revision)
+    } else {
+        format!("unchanged {}", args.name)
+    })
+}
+
+async fn revisions(client: &Client, format: Format, name: &str) -> Result<(), Error> {
+    let request = pb::ListEntityTypeRevisionsRequest {
+        name: name.to_owned(),
+    };
+    let response = client
+        .store()
+        .list_entity_type_revisions(request)
+        .await?
+        .into_inner();
+    if format == Format::Json {
+        return output::json(&response);
+    }
+    let mut columns = Columns::new(&[">revision", "since", "~attributes", "~description"]);
+    for revision in &response.revisions {
+        let attributes: Vec<_> = revision.attributes.iter().map(show_attribute).collect();
+        columns.row(row![
+            revision.revision.to_string(),
+            times::show_or_dash(revision.revision_time.as_ref()),
+            attributes.join(", "),
+            &revision.description,
+        ]);
+    }
+    columns.print("no revisions")
+}
+
+fn show_attribute(attribute: &pb::Attribute) -> String {
+    let deprecated = if attribute.deprecated {
+        " (deprecated)"
+    } else {
+        ""
+    };
+    let kind = values::show_kind(attribute);
+    format!("{}:{kind}{deprecated}", attribute.name)
+}
+
+async fn finish_import(client: &Client, format: Format, name: &str) -> Result<(), Error> {
+    let request = pb::FinishImportRequest {
+        name: name.to_owned(),
+    };
+    let response = client.store().finish_import(request).await?.into_inner();
+    match format {
+        Format::Json => output::json(&response),
+        Format::Table => output::line(format!("{name} is imported, and can be read")),
+    }
+}
+
+fn parse_attributes(texts: &[String]) -> Result<Vec<pb::Attribute>, Error> {
+    texts.iter().map(|text| parse_attribute(text)).collect()
 }
 
 /// `seats:int64`, `price:decimal(12,2)`.
@@ -144,6 +263,15 @@ fn show(entity_type: &pb::EntityType, format: Format) -> Result<(), Error> {
             times::show_or_dash(entity_type.create_time.as_ref()),
         ),
         (
+            "state",
+            match entity_type.state() {
+                EntityTypeState::Importing => "importing",
+                EntityTypeState::Active | EntityTypeState::Unspecified => "active",
+            }
+            .to_owned(),
+        ),
+        ("revision", entity_type.revision.to_string()),
+        (
             "first known",
             times::show_or_dash(entity_type.first_known_time.as_ref()),
         ),
@@ -153,7 +281,11 @@ fn show(entity_type: &pb::EntityType, format: Format) -> Result<(), Error> {
     for attribute in &entity_type.attributes {
         columns.row(row![
             &attribute.name,
-            values::show_kind(attribute),
+            if attribute.deprecated {
+                format!("{} (deprecated)", values::show_kind(attribute))
+            } else {
+                values::show_kind(attribute)
+            },
             &attribute.description
         ]);
     }

@@ -176,6 +176,9 @@ messages! {
         name, attributes, description, create_time, first_known_time, state: EntityTypeState, revision, revision_time,
     }
     CreateEntityTypeResponse { entity_type, created }
+    UpdateEntityTypeResponse { entity_type, updated }
+    ListEntityTypeRevisionsResponse { revisions }
+    FinishImportResponse { entity_type }
     ListEntityTypesResponse { entity_types }
     WriteResponse { system_time, versions_written, replayed }
     Version { entity_id, attributes, valid_from, valid_to, system_from, system_to, ended }

@@ -16,9 +16,19 @@ use crate::{
     time::{Interval, ValidTime},
 };
 
-/// Plans `spec` against the catalog and the store and returns its output's columns, as they will be stored.
+/// What planning found out about a definition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// Its output's columns, as they will be stored.
+    pub columns: Vec<ColumnDef>,
+    /// By entity input: the revision of the type's schema that it was planned with.
+    pub entity_revisions: Vec<u32>,
+}
+
+/// Plans `spec` against the catalog and the store.
 ///
 /// # Errors
+/// [`Error::Store`] for an entity type whose import is not finished.
 /// [`Error::Definition`] naming the field: an input that does not exist, a name that clashes, SQL that does not plan (with
 /// line and column where they are known), a function that is not deterministic, an output that cannot be stored, or one that
 /// is not what `output_columns` declares.
@@ -27,7 +37,7 @@ pub async fn check(
     catalog: &Catalog,
     store: &Store,
     spec: &TransformSpec,
-) -> Result<Vec<ColumnDef>> {
+) -> Result<Checked> {
     check_names(spec)?;
     let declared =
         match declared_schema(&spec.output_columns)? {
@@ -66,7 +76,15 @@ pub async fn check(
     if let Some(declared) = declared {
         check_declared(&declared, &output)?;
     }
-    Ok(ColumnDef::of_schema(&output))
+    let entity_revisions = inputs
+        .entities
+        .iter()
+        .map(|entity| entity.entity_type.revision())
+        .collect();
+    Ok(Checked {
+        columns: ColumnDef::of_schema(&output),
+        entity_revisions,
+    })
 }
 
 /// What the names of `transform` mean, without any files: those are listed when a backfill is planned.
@@ -101,6 +119,7 @@ fn resolve(
                 error.to_string(),
             )
         })?;
+        store.check_imported(&input.entity_type)?;
         entities.push(PinnedEntity {
             entity_type,
             at_partition_start: input.at_partition_start,
@@ -110,6 +129,7 @@ fn resolve(
         spec: spec.clone(),
         revision: 0,
         columns,
+        entity_revisions: Vec::new(),
         create_time_micros: 0,
     };
     Ok(PinnedInputs {

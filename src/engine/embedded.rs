@@ -14,7 +14,7 @@ use super::{
     session::{Scope, Sessions},
 };
 use crate::{
-    catalog::{Catalog, ColumnDef, TransformSpec},
+    catalog::{Catalog, TransformSpec},
     lake::Lake,
     store::Store,
 };
@@ -80,7 +80,7 @@ impl Embedded {
         catalog: Catalog,
         store: Store,
         spec: TransformSpec,
-    ) -> Result<Vec<ColumnDef>> {
+    ) -> Result<check::Checked> {
         let Some(handle) = self.threads.handle() else {
             return Err(Error::Stopped);
         };

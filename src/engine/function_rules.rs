@@ -37,7 +37,7 @@ pub(super) fn check(plan: &LogicalPlan) -> Result<()> {
     }
 }
 
-fn unstable_function(expression: &Expr) -> Option<String> {
+pub(super) fn unstable_function(expression: &Expr) -> Option<String> {
     let (name, volatility) = if let Expr::ScalarFunction(call) = expression {
         (call.func.name(), call.func.signature().volatility)
     } else if let Expr::AggregateFunction(call) = expression {

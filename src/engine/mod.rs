@@ -10,6 +10,7 @@
 mod as_of;
 pub mod check;
 mod embedded;
+mod entity_filter;
 mod entity_table;
 mod error;
 mod file_table;
@@ -29,6 +30,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 pub use embedded::{Embedded, EmbeddedConfig};
+pub use entity_filter::{EntityFilter, FilterPlanner, MAX_FILTER_BYTES};
 pub use error::Error;
 pub use session::Sessions;
 pub use source::{PinnedSource, SourceFile};

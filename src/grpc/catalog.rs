@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     catalog::{Catalog, Source},
-    engine::{self, Embedded},
+    engine::{self, Embedded, check::Checked},
     error::{Classify, Violation},
     lake::Lake,
     pb::{self, catalog_service_server::CatalogService},
@@ -113,7 +113,10 @@ impl CatalogService for CatalogApi {
         let validate_only = request.validate_only;
         let spec = convert::transform(request).map_err(|error| to_status(&error))?;
         let catalog = self.catalog.clone();
-        let columns = self
+        let Checked {
+            columns,
+            entity_revisions,
+        } = self
             .engine
             .check(catalog.clone(), self.store.clone(), spec.clone())
             .await
@@ -126,7 +129,12 @@ impl CatalogService for CatalogApi {
                 catalog.check_output(&spec)?;
                 return Ok(convert::unregistered(spec, columns, now_micros));
             }
-            Ok::<_, RegisterError>(catalog.register_transform(spec, columns, now_micros)?)
+            Ok::<_, RegisterError>(catalog.register_transform(
+                spec,
+                columns,
+                entity_revisions,
+                now_micros,
+            )?)
         })
         .await?;
         Ok(Response::new(pb::RegisterTransformResponse {

@@ -6,7 +6,7 @@
 //! After a fault while writing, what is on disk is known only after a restart: every later write is refused.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering},
@@ -14,17 +14,19 @@ use std::{
 };
 
 use parking_lot::RwLock;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    entity_type::{EntityType, EntityTypeSpec, EntityTypeState, EntityTypeUpdate},
     error::Error,
     journal::Journal,
-    log::{Change, Record},
+    log::Record,
     marks,
-    model::{Committed, EntityType, EntityTypeSpec, Until},
-    timeline::{OPEN, Span},
+    model::Committed,
+    prepared::Prepared,
+    resolve::Resolver,
+    snapshots::{MAX_SNAPSHOT_BYTES, Snapshots},
     types,
-    validate::{Prepared, PreparedMutation},
     workspace::Workspace,
 };
 use crate::time::{Clock, SysTime};
@@ -43,6 +45,10 @@ pub(super) enum Job {
     /// No later commit may have this system time or an earlier one.
     RaiseFloor(i64, Reply<()>),
     CreateType(EntityTypeSpec, Reply<(Arc<EntityType>, bool)>),
+    UpdateType(String, EntityTypeUpdate, Reply<(Arc<EntityType>, bool)>),
+    FinishImport(String, Reply<Arc<EntityType>>),
+    /// The last offset of a bulk load.
+    IngestOffset(String, Reply<Option<u64>>),
 }
 
 /// What the committer publishes to readers.
@@ -54,6 +60,13 @@ pub(super) struct Published {
     stable: AtomicI64,
     pub(super) types: RwLock<BTreeMap<String, Arc<EntityType>>>,
     pub(super) first_known: RwLock<BTreeMap<String, i64>>,
+    /// By type: its last commit since the store was opened.
+    last_changed: RwLock<BTreeMap<String, i64>>,
+    /// The last commit when the store was opened.
+    opened_at: i64,
+    /// The last flushed commit: its sequence, 0 before the first, and its system time.
+    pub(super) last: watch::Sender<(u64, i64)>,
+    pub(super) snapshots: Snapshots,
 }
 
 impl Published {
@@ -63,6 +76,15 @@ impl Published {
 
     pub(super) fn stable(&self) -> i64 {
         self.stable.load(Ordering::Acquire)
+    }
+
+    /// A system time after which no commit up to the stable basis wrote to the type. Ask for the stable basis first.
+    pub(super) fn last_changed(&self, entity_type: &str) -> i64 {
+        let last_changed = self.last_changed.read();
+        last_changed
+            .get(entity_type)
+            .copied()
+            .unwrap_or(self.opened_at)
     }
 }
 
@@ -78,6 +100,8 @@ pub(super) struct Committer {
     types: BTreeMap<String, Arc<EntityType>>,
     /// Whether there is something to flush.
     dirty: bool,
+    /// Types of which something was erased since the last flush.
+    erased_types: BTreeSet<String>,
     /// The first fault while writing.
     poison: Option<String>,
 }
@@ -96,6 +120,10 @@ impl Committer {
             stable: AtomicI64::new(watermark.max(floor)),
             types: RwLock::new(types.clone()),
             first_known: RwLock::new(journal.first_known.clone()),
+            last_changed: RwLock::default(),
+            opened_at: watermark,
+            last: watch::Sender::new((journal.end.sequence, watermark)),
+            snapshots: Snapshots::new(MAX_SNAPSHOT_BYTES),
         });
         Self {
             journal,
@@ -104,6 +132,7 @@ impl Committer {
             floor,
             types,
             dirty: false,
+            erased_types: BTreeSet::new(),
             poison: None,
         }
     }
@@ -143,6 +172,9 @@ impl Committer {
             Job::Write(batch, reply) => pending(reply, self.commit(batch)),
             Job::RaiseFloor(floor, reply) => pending(reply, self.raise_floor(floor)),
             Job::CreateType(spec, reply) => pending(reply, self.create_type(spec)),
+            Job::UpdateType(name, update, reply) => pending(reply, self.update_type(&name, update)),
+            Job::FinishImport(name, reply) => pending(reply, self.finish_import(&name)),
+            Job::IngestOffset(stream, reply) => pending(reply, self.ingest_offset(&stream)),
         }
     }
 
@@ -153,16 +185,26 @@ impl Committer {
             .first_known
             .write()
             .clone_from(&self.journal.first_known);
+        self.published
+            .last_changed
+            .write()
+            .clone_from(&self.journal.last_changed);
         let watermark = self
             .journal
             .end
             .system_time
             .unwrap_or(self.published.watermark());
-        // The watermark last: whoever has seen it may read at it.
+        // The watermark late, the commit last: whoever has seen them may read at them.
         self.published
             .stable
             .store(self.floor.max(watermark), Ordering::Release);
         self.published.watermark.store(watermark, Ordering::Release);
+        self.published
+            .last
+            .send_replace((self.journal.end.sequence, watermark));
+        for entity_type in std::mem::take(&mut self.erased_types) {
+            self.published.snapshots.forget(&entity_type);
+        }
     }
 
     fn poison(&mut self, error: &Error) {
@@ -193,11 +235,7 @@ impl Committer {
     fn raise_floor(&mut self, floor: i64) -> Result<(), Error> {
         self.check_poison()?;
         // A commit of this group may have passed it: then its flush is all that the caller waits for.
-        if floor
-            <= self
-                .floor
-                .max(self.journal.end.system_time.unwrap_or(i64::MIN))
-        {
+        if floor <= self.stable() {
             return Ok(());
         }
         self.write_step(|this| marks::set_floor(&this.journal.meta, floor))?;
@@ -208,59 +246,106 @@ impl Committer {
     fn create_type(&mut self, spec: EntityTypeSpec) -> Result<(Arc<EntityType>, bool), Error> {
         self.check_poison()?;
         if let Some(existing) = self.types.get(&spec.name) {
-            return if *existing.spec() == spec {
+            return if existing.declares(&spec) {
                 Ok((Arc::clone(existing), false))
             } else {
                 Err(Error::TypeExists { name: spec.name })
             };
         }
         let create_time = SysTime::from_micros(self.clock.now_micros());
-        let entity_type = Arc::new(EntityType::new(spec, create_time));
+        let entity_type = self.save_type(EntityType::new(spec, create_time))?;
+        Ok((entity_type, true))
+    }
+
+    fn update_type(
+        &mut self,
+        name: &str,
+        update: EntityTypeUpdate,
+    ) -> Result<(Arc<EntityType>, bool), Error> {
+        self.check_poison()?;
+        let existing = self.find_type(name)?;
+        let now = SysTime::from_micros(self.clock.now_micros());
+        match existing.updated(update, now) {
+            Ok(None) => Ok((existing, false)),
+            Ok(Some(updated)) => Ok((self.save_type(updated)?, true)),
+            Err(violations) => Err(Error::Invalid { violations }),
+        }
+    }
+
+    fn finish_import(&mut self, name: &str) -> Result<Arc<EntityType>, Error> {
+        self.check_poison()?;
+        let existing = self.find_type(name)?;
+        match existing.state() {
+            EntityTypeState::Importing => self.save_type(existing.sealed()),
+            EntityTypeState::Active => Err(Error::NotImporting {
+                name: name.to_owned(),
+            }),
+        }
+    }
+
+    fn save_type(&mut self, entity_type: EntityType) -> Result<Arc<EntityType>, Error> {
         self.write_step(|this| types::save(&this.journal.types, &entity_type))?;
+        let entity_type = Arc::new(entity_type);
         self.types
             .insert(entity_type.name().to_owned(), Arc::clone(&entity_type));
-        Ok((entity_type, true))
+        Ok(entity_type)
+    }
+
+    fn find_type(&self, name: &str) -> Result<Arc<EntityType>, Error> {
+        let found = self.types.get(name).cloned();
+        found.ok_or_else(|| Error::UnknownType {
+            name: name.to_owned(),
+        })
+    }
+
+    /// An offset whose batch is not flushed yet is answered after the flush, as everything is.
+    fn ingest_offset(&self, stream: &str) -> Result<Option<u64>, Error> {
+        self.check_poison()?;
+        let progress = self.journal.ingest(stream)?;
+        Ok(progress.map(|progress| progress.offset))
     }
 
     fn commit(&mut self, batch: Prepared) -> Result<Committed, Error> {
         self.check_poison()?;
-        if let Some(request) = &batch.request
-            && let Some(first) = self.journal.remembered(&request.id)?
-        {
-            return if first.digest == request.digest {
-                Ok(Committed {
-                    system_time: SysTime::from_micros(first.system_time),
-                    versions_written: first.versions_written,
-                    replayed: true,
-                })
-            } else {
-                Err(Error::RequestIdReused {
-                    request_id: request.id.clone(),
-                })
-            };
+        if let Some(answer) = self.answered_before(&batch)? {
+            return Ok(answer);
         }
         let system_time = self.next_system_time();
+        let at = self.version_time(&batch, system_time)?;
+        let repeats = self.repeats_import_time(&batch);
         let pages = self.journal.pages.clone();
         let sequence = self.journal.end.sequence + 1;
-        let mut workspace = Workspace::new(&pages, sequence, system_time);
-        let mut changes = Vec::with_capacity(batch.mutations.len());
+        let workspace = Workspace::new(&pages, sequence, at);
+        let mut resolver = Resolver::new(workspace, &self.journal, at, self.stable());
         for (index, mutation) in batch.mutations.into_iter().enumerate() {
-            let change = resolve(&mut workspace, index, mutation, system_time)?;
-            workspace.apply(&change)?;
-            changes.push(change);
+            resolver.resolve(index, mutation)?;
         }
+        let (mut workspace, entries) = resolver.finish();
+        if entries.is_empty() && batch.request.is_none() && batch.ingest.is_none() {
+            return Ok(self.unchanged(false));
+        }
+        let sealed = workspace.seal();
         let record = Record {
             sequence,
             system_time,
-            versions_written: workspace.seal(),
+            import_time: batch.import_time,
+            // Versions of an earlier batch with the same import time cannot be told from those of this one.
+            versions_written: if repeats {
+                entries.len() as u64
+            } else {
+                sealed
+            },
             request: batch.request,
+            ingest: batch.ingest,
             previous: self.journal.end.hash,
-            changes,
+            entries,
         };
         self.write_step(|this| {
             this.journal.append(&record, workspace)?;
-            this.journal.prune_requests(system_time)
+            this.journal.prune(system_time)
         })?;
+        let erased = record.erasures().map(|erasure| erasure.entity_type.clone());
+        self.erased_types.extend(erased);
         Ok(Committed {
             system_time: SysTime::from_micros(system_time),
             versions_written: record.versions_written,
@@ -268,10 +353,104 @@ impl Committer {
         })
     }
 
+    /// The answer to a request that was made before, or to a batch of a bulk load that is there already.
+    fn answered_before(&self, batch: &Prepared) -> Result<Option<Committed>, Error> {
+        if let Some(request) = &batch.request
+            && let Some(first) = self.journal.remembered(&request.id)?
+        {
+            return if first.digest == request.digest {
+                Ok(Some(Committed {
+                    system_time: SysTime::from_micros(first.system_time),
+                    versions_written: first.versions_written,
+                    replayed: true,
+                }))
+            } else {
+                Err(Error::RequestIdReused {
+                    request_id: request.id.clone(),
+                })
+            };
+        }
+        if let Some(ingest) = &batch.ingest
+            && let Some(progress) = self.journal.ingest(&ingest.stream)?
+            && ingest.offset <= progress.offset
+        {
+            return Ok(Some(self.unchanged(true)));
+        }
+        Ok(None)
+    }
+
+    /// The answer to a batch that writes nothing.
+    fn unchanged(&self, replayed: bool) -> Committed {
+        Committed {
+            system_time: SysTime::from_micros(self.journal.end.system_time.unwrap_or(self.floor)),
+            versions_written: 0,
+            replayed,
+        }
+    }
+
+    /// The system time of the batch's versions. The states of its types are those of now, not of when it was checked.
+    fn version_time(&self, batch: &Prepared, system_time: i64) -> Result<i64, Error> {
+        let mut checked = "";
+        for mutation in &batch.mutations {
+            let name = mutation.entity_type.name();
+            if name == checked {
+                continue;
+            }
+            checked = name;
+            let name = || name.to_owned();
+            match (self.find_type(checked)?.state(), batch.import_time) {
+                (EntityTypeState::Active, None) => {}
+                (EntityTypeState::Active, Some(_)) => {
+                    return Err(Error::NotImporting { name: name() });
+                }
+                (EntityTypeState::Importing, None) => {
+                    return Err(Error::ImportTimeRequired { name: name() });
+                }
+                (EntityTypeState::Importing, Some(import_time)) => {
+                    self.check_import_order(checked, import_time)?;
+                }
+            }
+        }
+        let at = batch.import_time.unwrap_or(system_time);
+        if at > system_time {
+            return Err(Error::ImportTimeInFuture {
+                import_time: SysTime::from_micros(at),
+                now: SysTime::from_micros(system_time),
+            });
+        }
+        Ok(at)
+    }
+
+    fn check_import_order(&self, name: &str, import_time: i64) -> Result<(), Error> {
+        match self.journal.imports.get(name) {
+            Some(mark) if import_time < mark.last_time => Err(Error::ImportTimeBackwards {
+                name: name.to_owned(),
+                import_time: SysTime::from_micros(import_time),
+                last: SysTime::from_micros(mark.last_time),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether an earlier batch to one of the types had the same import time.
+    fn repeats_import_time(&self, batch: &Prepared) -> bool {
+        batch.import_time.is_some_and(|import_time| {
+            batch.mutations.iter().any(|mutation| {
+                let mark = self.journal.imports.get(mutation.entity_type.name());
+                mark.is_some_and(|mark| mark.last_time == import_time)
+            })
+        })
+    }
+
+    /// The latest basis at which answers cannot change.
+    fn stable(&self) -> i64 {
+        let last = self.journal.end.system_time.unwrap_or(i64::MIN);
+        last.max(self.floor)
+    }
+
     /// `BT-3`: after every earlier commit and every basis that was served, whatever the clock says.
     fn next_system_time(&self) -> i64 {
-        let last = self.journal.end.system_time.unwrap_or(i64::MIN);
-        let least = last.max(self.floor).saturating_add(1);
+        let least = self.stable().saturating_add(1);
         self.clock.now_micros().max(least)
     }
 }
@@ -286,32 +465,5 @@ fn pending<T: 'static>(reply: Reply<T>, outcome: Result<T, Error>) -> Pending {
         };
         // A caller that has gone away wants no answer; what it asked for is done all the same.
         drop(reply.send(answer));
-    })
-}
-
-/// Gives a mutation its absolute range.
-fn resolve(
-    workspace: &mut Workspace<'_>,
-    index: usize,
-    mutation: PreparedMutation,
-    system_time: i64,
-) -> Result<Change, Error> {
-    let from = mutation.valid_from.unwrap_or(system_time);
-    mutation
-        .check_end(index, from)
-        .map_err(|violation| Error::Invalid {
-            violations: vec![violation],
-        })?;
-    let entity_type = mutation.entity_type.name();
-    let to = match mutation.until {
-        Until::NextChange => workspace.next_change(entity_type, &mutation.entity_id, from)?,
-        Until::At(valid_to) => valid_to.micros(),
-        Until::Forever => OPEN,
-    };
-    Ok(Change {
-        entity_type: entity_type.to_owned(),
-        entity_id: mutation.entity_id,
-        span: Span { from, to },
-        row: mutation.row,
     })
 }

@@ -58,8 +58,8 @@ impl<'a, S: Source> Edit<'a, S> {
         stored.is_some_and(|root| root.header.applied_sequence >= self.sequence)
     }
 
-    /// Asserts a row, or "ended", over `span`.
-    pub(super) fn assert_over(&mut self, span: Span, row: Option<&[u8]>) -> Result<(), Error> {
+    /// Asserts a row, or "ended", over `span`. `false`: no page is other than it was.
+    pub(super) fn assert_over(&mut self, span: Span, row: Option<&[u8]>) -> Result<bool, Error> {
         let fresh = row.map(Row::of);
         let (tree, load) = (&mut self.tree, loader(self.source, &self.key));
         let commit = Commit {
@@ -68,7 +68,7 @@ impl<'a, S: Source> Edit<'a, S> {
             load: &load,
         };
         if !tree.assert_over(&commit, span, fresh.as_ref())? {
-            return Ok(());
+            return Ok(false);
         }
         if let (Some(Row::Outside(hash)), Some(row)) = (fresh, row) {
             self.rows.insert(hash, row.to_vec());
@@ -76,19 +76,24 @@ impl<'a, S: Source> Edit<'a, S> {
         if self.erased_until == Some(OPEN) {
             self.erased_until = Some(self.at);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Forgets all that was ever said about the entity.
-    pub(super) fn erase(&mut self) {
-        self.is_wiped = true;
+    /// Forgets all that was ever said about the entity. `false`: nothing is held of it.
+    pub(super) fn erase(&mut self) -> bool {
         if self.is_done() {
-            return;
+            self.is_wiped = true;
+            return true;
         }
+        if self.tree.is_empty() {
+            return false;
+        }
+        self.is_wiped = true;
         self.tree = Tree::empty(self.at);
         self.tree.touch();
         self.erased_until = Some(OPEN);
         self.rows.clear();
+        true
     }
 
     /// The live leaf that covers `point`, as the commit has changed it so far.
@@ -168,18 +173,32 @@ impl<'a, S: Source> Edit<'a, S> {
             }
         });
         if root.is_changed() {
-            if let Some(stored) = &self.stored
-                && !self.is_wiped
-                && stored.header.since != root.id().since
-            {
-                writes.push(Write::Archive(stored.header.since, stored.bytes().clone()));
-            }
+            writes.extend(self.archive(root.id().since));
             writes.push(Write::Head(root.encode(&self.key, self.erased_until)));
         }
         if self.is_wiped {
             writes.push(Write::Wipe(self.at));
         }
         writes
+    }
+}
+
+impl<S: Source> Edit<'_, S> {
+    /// The root on disk goes into the archive when another one, made at `until`, takes its place. So does the empty one of an
+    /// entity whose first commit fills more than a page: readers before it look there.
+    fn archive(&self, until: i64) -> Option<Write> {
+        let since = self
+            .stored
+            .as_ref()
+            .map_or(i64::MIN, |stored| stored.header.since);
+        if since == until || self.is_wiped {
+            return None;
+        }
+        let bytes = match &self.stored {
+            Some(stored) => stored.archived(&self.key, until),
+            None => page_codec::encode_nothing(&self.key, until),
+        };
+        Some(Write::Archive(since, bytes))
     }
 }
 

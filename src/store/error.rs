@@ -16,10 +16,68 @@ pub enum Error {
         name: String,
     },
     /// An entity type of this name has another declaration.
-    #[error("entity type {name:?} exists with a different declaration")]
+    #[error(
+        "entity type {name:?} exists with a different declaration: attributes are added with an update"
+    )]
     TypeExists {
         /// The name as asked.
         name: String,
+    },
+    /// A revision that the entity type never had.
+    #[error("entity type {name:?} has no revision {revision}")]
+    NoSuchRevision {
+        /// The type.
+        name: String,
+        /// The revision as asked.
+        revision: u32,
+    },
+    /// What a mutation expects is not so. Nothing of its batch is written.
+    #[error("expectation {expectation} of mutation {mutation} does not hold: {found}")]
+    ExpectationFailed {
+        /// The mutation's place in the batch.
+        mutation: usize,
+        /// The expectation's place in the mutation.
+        expectation: usize,
+        /// What is there instead, without its values.
+        found: String,
+    },
+    /// An import time for a type that is not being imported, or its import finished twice.
+    #[error("entity type {name:?} is not being imported: only the store gives its system times")]
+    NotImporting {
+        /// The type.
+        name: String,
+    },
+    /// No import time for a type that is being imported.
+    #[error("entity type {name:?} is being imported: a batch to it needs an import time")]
+    ImportTimeRequired {
+        /// The type.
+        name: String,
+    },
+    /// A read of a type that is being imported.
+    #[error("entity type {name:?} is being imported: it can be read once the import is finished")]
+    Importing {
+        /// The type.
+        name: String,
+    },
+    /// An import time before that of an earlier batch.
+    #[error(
+        "cannot import into {name:?} at {import_time}: an earlier batch was imported at {last}"
+    )]
+    ImportTimeBackwards {
+        /// The type.
+        name: String,
+        /// The import time as given.
+        import_time: SysTime,
+        /// The last one before.
+        last: SysTime,
+    },
+    /// An import time in the future.
+    #[error("cannot import at {import_time}: it lies in the future, it is {now} now")]
+    ImportTimeInFuture {
+        /// The import time as given.
+        import_time: SysTime,
+        /// The store's now.
+        now: SysTime,
     },
     /// Fields of the request are at fault.
     #[error("invalid request: {}", list(.violations))]
@@ -108,8 +166,14 @@ impl Error {
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::UnknownType { .. } => ErrorKind::NotFound,
+            Self::UnknownType { .. } | Self::NoSuchRevision { .. } => ErrorKind::NotFound,
             Self::TypeExists { .. } | Self::RequestIdReused { .. } => ErrorKind::AlreadyExists,
+            Self::ExpectationFailed { .. } => ErrorKind::Conflict,
+            Self::NotImporting { .. }
+            | Self::ImportTimeRequired { .. }
+            | Self::Importing { .. }
+            | Self::ImportTimeBackwards { .. }
+            | Self::ImportTimeInFuture { .. } => ErrorKind::FailedPrecondition,
             Self::Invalid { .. } => ErrorKind::InvalidArgument,
             Self::BasisInFuture { .. } | Self::BasisNotPinned { .. } => ErrorKind::OutOfRange,
             Self::Damaged { .. } => ErrorKind::DataLoss,
@@ -122,7 +186,14 @@ impl Classify for Error {
     fn reason(&self) -> &'static str {
         match self {
             Self::UnknownType { .. } => "ENTITY_TYPE_NOT_FOUND",
+            Self::NoSuchRevision { .. } => "REVISION_NOT_FOUND",
             Self::TypeExists { .. } => "ENTITY_TYPE_EXISTS",
+            Self::ExpectationFailed { .. } => "EXPECTATION_FAILED",
+            Self::NotImporting { .. } => "NOT_IMPORTING",
+            Self::ImportTimeRequired { .. } => "IMPORT_TIME_REQUIRED",
+            Self::Importing { .. } => "IMPORT_UNFINISHED",
+            Self::ImportTimeBackwards { .. } => "IMPORT_TIME_BACKWARDS",
+            Self::ImportTimeInFuture { .. } => "IMPORT_TIME_IN_FUTURE",
             Self::Invalid { .. } => "INVALID_REQUEST",
             Self::BasisInFuture { .. } => "BASIS_IN_FUTURE",
             Self::BasisNotPinned { .. } => "BASIS_NOT_PINNED",
@@ -146,11 +217,17 @@ impl Classify for Error {
 
     fn resource(&self) -> Option<(&'static str, String)> {
         match self {
-            Self::UnknownType { name } | Self::TypeExists { name } => {
-                Some(("entity_type", name.clone()))
-            }
+            Self::UnknownType { name }
+            | Self::NoSuchRevision { name, .. }
+            | Self::TypeExists { name }
+            | Self::NotImporting { name }
+            | Self::ImportTimeRequired { name }
+            | Self::Importing { name }
+            | Self::ImportTimeBackwards { name, .. } => Some(("entity_type", name.clone())),
             Self::RequestIdReused { request_id } => Some(("request_id", request_id.clone())),
             Self::Invalid { .. }
+            | Self::ExpectationFailed { .. }
+            | Self::ImportTimeInFuture { .. }
             | Self::BasisInFuture { .. }
             | Self::BasisNotPinned { .. }
             | Self::NoSuchColumn { .. }

@@ -7,10 +7,12 @@
 //! | `pages` | entity key, level (u8), `since`, start of its span (both i64, sign bit flipped) | a page that is no root |
 //! | `rows` | entity key, first 16 bytes of the row's SHA-256 | a row too long for pages |
 //! | `log` (large) | sequence (u64) | commit record |
-//! | `types` (large) | entity type's name | its declaration |
+//! | `types` (large) | entity type's name | its declaration, with all revisions |
 //! | `requests` | request id | the first answer |
 //! | `request_times` | system time (i64, sign bit flipped), request id | empty |
-//! | `meta` | `checkpoint`, `floor`, `first_known/` type | see `committer` |
+//! | `ingests` | name of a bulk load | its last offset |
+//! | `ingest_times` | system time (i64, sign bit flipped), name of a bulk load | empty |
+//! | `meta` | `checkpoint`, `floor`, `first_known/` type, `import/` type | see `marks` |
 //!
 //! **Entity key**: `escape(type) 00 01 escape(id) 00 01`, where `escape` writes each `00` as `00 FF`: keys order as
 //! (type, id) do, and no key is the start of another.
@@ -67,6 +69,13 @@ pub(super) fn entity_id(key: &[u8], prefix_bytes: usize) -> Option<String> {
     }
     String::from_utf8(id).ok()
 }
+
+/// What a [`root_key`] has more than the entity's.
+pub(super) const ROOT_SUFFIX_BYTES: usize = 8;
+/// What a [`page_key`] has more than the entity's.
+pub(super) const PAGE_SUFFIX_BYTES: usize = 17;
+/// What a [`row_key`] has more than the entity's.
+pub(super) const ROW_SUFFIX_BYTES: usize = 16;
 
 /// The key of an earlier root that was made at `since`.
 pub(super) fn root_key(entity_key: &[u8], since: i64) -> Vec<u8> {

@@ -1,4 +1,5 @@
-//! Small stored values besides pages and records: the checkpoint, the floor, first-known times, remembered requests.
+//! Small stored values besides pages and records: the checkpoint, the floor, first-known times, imports, remembered requests
+//! and bulk loads.
 //!
 //! **Layout**: format byte, body, CRC-32 (big-endian) of both.
 
@@ -13,6 +14,7 @@ const FORMAT: u8 = 1;
 const CHECKPOINT: &[u8] = b"checkpoint";
 const FLOOR: &[u8] = b"floor";
 const FIRST_KNOWN: &[u8] = b"first_known/";
+const IMPORT: &[u8] = b"import/";
 
 /// The answer that a request id got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +22,24 @@ pub(super) struct Remembered {
     pub(super) system_time: i64,
     pub(super) versions_written: u64,
     pub(super) digest: Hash,
+}
+
+/// How far the import of a type has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ImportMark {
+    /// The import time of the last record.
+    pub(super) last_time: i64,
+    /// The sequences of the first and the last record.
+    pub(super) first_sequence: u64,
+    pub(super) last_sequence: u64,
+}
+
+/// How far a bulk load has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct IngestProgress {
+    pub(super) offset: u64,
+    /// Of the last batch.
+    pub(super) system_time: i64,
 }
 
 /// The sequence up to which pages are applied; 0 before the first checkpoint.
@@ -45,22 +65,79 @@ pub(super) fn set_floor(meta: &Keyspace, floor: i64) -> Result<(), Error> {
 
 /// The types that were ever written to, with the system time of the first commit that did.
 pub(super) fn first_known(meta: &Keyspace) -> Result<Vec<(String, i64)>, Error> {
-    let mut found = Vec::new();
-    for entry in meta.prefix(FIRST_KNOWN) {
-        let (key, value) = entry?;
-        let name = String::from_utf8_lossy(&key[FIRST_KNOWN.len()..]).into_owned();
-        let time = open(&value, |reader| reader.i64()).map_err(|malformed| {
-            Error::damaged(format!("the first-known time of {name}"), malformed.0)
-        })?;
-        found.push((name, time));
-    }
-    Ok(found)
+    by_type(meta, FIRST_KNOWN, "the first-known time", |reader| {
+        reader.i64()
+    })
 }
 
 /// Notes the first commit that wrote to a type.
 pub(super) fn set_first_known(meta: &Keyspace, entity_type: &str, at: i64) -> Result<(), Error> {
     let key = [FIRST_KNOWN, entity_type.as_bytes()].concat();
     set(meta, &key, |out| put_i64(at, out))
+}
+
+/// The types that were ever imported into.
+pub(super) fn imports(meta: &Keyspace) -> Result<Vec<(String, ImportMark)>, Error> {
+    by_type(meta, IMPORT, "the import mark", |reader| {
+        Ok(ImportMark {
+            last_time: reader.i64()?,
+            first_sequence: reader.u64()?,
+            last_sequence: reader.u64()?,
+        })
+    })
+}
+
+/// Notes how far the import of a type has come.
+pub(super) fn set_import(
+    meta: &Keyspace,
+    entity_type: &str,
+    mark: &ImportMark,
+) -> Result<(), Error> {
+    let key = [IMPORT, entity_type.as_bytes()].concat();
+    set(meta, &key, |out| {
+        put_i64(mark.last_time, out);
+        put_u64(mark.first_sequence, out);
+        put_u64(mark.last_sequence, out);
+    })
+}
+
+fn by_type<T>(
+    meta: &Keyspace,
+    prefix: &[u8],
+    what: &str,
+    read: impl Fn(&mut Reader<'_>) -> codec::Result<T>,
+) -> Result<Vec<(String, T)>, Error> {
+    let mut found = Vec::new();
+    for entry in meta.prefix(prefix) {
+        let (key, value) = entry?;
+        let name = String::from_utf8_lossy(&key[prefix.len()..]).into_owned();
+        let mark = open(&value, &read)
+            .map_err(|malformed| Error::damaged(format!("{what} of {name}"), malformed.0))?;
+        found.push((name, mark));
+    }
+    Ok(found)
+}
+
+/// How far a bulk load has come, if it is remembered.
+pub(super) fn ingest(ingests: &Keyspace, stream: &str) -> Result<Option<IngestProgress>, Error> {
+    get(ingests, stream.as_bytes(), "a bulk load's mark", |reader| {
+        Ok(IngestProgress {
+            offset: reader.u64()?,
+            system_time: reader.i64()?,
+        })
+    })
+}
+
+/// Notes how far a bulk load has come.
+pub(super) fn set_ingest(
+    ingests: &Keyspace,
+    stream: &str,
+    progress: &IngestProgress,
+) -> Result<(), Error> {
+    set(ingests, stream.as_bytes(), |out| {
+        put_u64(progress.offset, out);
+        put_i64(progress.system_time, out);
+    })
 }
 
 /// The answer that a request id got, if it is remembered.

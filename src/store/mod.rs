@@ -3,41 +3,54 @@
 //! Writes go through one committer thread and are durable when they are acknowledged. Reads take no lock: they are pinned
 //! to a basis, and what was learned after it is simply not there. The parts, from pure to impure:
 //!
-//! - [`model`](Version), `validate`, `row`: what callers speak of, its limits, and the canonical bytes of a row
+//! - [`model`](Version), `entity_type`, `validate`, `prepared`, `row`: what callers speak of, its limits, and the canonical
+//!   bytes of a row
 //! - `timeline`, `page`, `page_codec`, `keys`, `log`, `codec`: the algebra and the formats
 //! - `tree`, `cut`, `edit`: an entity's pages as a multiversion B-tree, and what a commit does to them
 //! - `pages`, `marks`, `types`: what lies under which key, and in which order it is written
-//! - `workspace`, `journal`, `recovery`, `committer`: a commit, in memory, on disk, after a crash, in its thread
+//! - `resolve`, `workspace`, `journal`, `recovery`, `committer`: a commit, in words, in memory, on disk, after a crash, in its
+//!   thread
 //! - `path`, `history`, `read`, [`columns`]: answers, one by one and as Arrow batches
 //!
 //! **Invariants**: `BT-1` at one basis the versions of an entity never overlap; `BT-2` an answer at a served basis never
 //! changes; `BT-3` system times strictly increase, an acknowledged write survives, a batch is all or nothing.
 
+mod changes;
 mod codec;
+mod column_builder;
 pub mod columns;
 mod committer;
 mod cut;
 mod edit;
+mod entity_type;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod history;
 mod journal;
 mod keys;
 mod log;
+mod lookup;
 mod marks;
 mod model;
 mod page;
 mod page_codec;
 mod pages;
 mod path;
+mod prepared;
 mod read;
 mod recovery;
+mod resolve;
 mod row;
+mod snapshot;
+mod snapshots;
 mod timeline;
 mod tree;
 #[cfg(test)]
 mod tree_tests;
 mod types;
 mod validate;
+mod verify;
 mod workspace;
 
 use std::{
@@ -47,18 +60,27 @@ use std::{
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
+pub use changes::{Change, ChangePosition, ChangedState, Changes, Step, WithinCommit};
 pub use error::Error;
+pub use lookup::{Outcome, States};
 pub use model::{
     Answer, Attribute, AttributeKind, Batch, Committed, Condition, Decimal, EntityType,
-    EntityTypeSpec, Expectation, IngestMark, MAX_ATTRIBUTES, MAX_DECIMAL_DIGITS,
-    MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES, Mutation, Operation, Until, Value, Version,
+    EntityTypeSpec, EntityTypeState, EntityTypeUpdate, Expectation, IngestMark, MAX_ATTRIBUTES,
+    MAX_DECIMAL_DIGITS, MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES, Mutation, Operation, Until, Value,
+    Version,
 };
 pub use pages::PageStats;
+pub use resolve::MAX_RESOLVED_BYTES;
 pub use row::MAX_ROW_BYTES;
-pub use validate::{MAX_BATCH_BYTES, MAX_ENTITY_ID_BYTES, MAX_MUTATIONS, MAX_REQUEST_ID_BYTES};
+pub use validate::{
+    MAX_BATCH_BYTES, MAX_ENTITY_ID_BYTES, MAX_EXPECTATIONS, MAX_MUTATIONS, MAX_REQUEST_ID_BYTES,
+    MAX_STREAM_BYTES,
+};
 
 use self::{
+    changes::Records,
     committer::{Committer, Job, Published, QUEUE_JOBS, Reply},
     journal::Journal,
     pages::Pages,
@@ -82,11 +104,14 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     pages: Pages,
+    records: Records,
     clock: Arc<dyn Clock>,
     published: Arc<Published>,
     /// `None` once closed.
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     committer: Mutex<Option<JoinHandle<()>>>,
+    /// Cancelled when answers that go on without end must end.
+    streams: CancellationToken,
 }
 
 impl Drop for Inner {
@@ -134,6 +159,7 @@ impl Store {
         };
         database.flush()?;
         let pages = journal.pages.clone();
+        let records = Records::new(database.keyspace("log")?);
         let committer = Committer::new(journal, Arc::clone(&clock), floor, types);
         let published = committer.published();
         let (sender, receiver) = mpsc::channel(QUEUE_JOBS);
@@ -144,10 +170,12 @@ impl Store {
         Ok(Self {
             inner: Arc::new(Inner {
                 pages,
+                records,
                 clock,
                 published,
                 jobs: Mutex::new(Some(sender)),
                 committer: Mutex::new(Some(thread)),
+                streams: CancellationToken::new(),
             }),
         })
     }
@@ -157,7 +185,28 @@ impl Store {
         self.inner.stop();
     }
 
-    /// Declares an entity type. `false`: an equal declaration was there already.
+    /// The clock that the store goes by.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.inner.clock
+    }
+
+    /// Forgets the decoded columns that are kept of a type. Answers stay as they are; the next ones take longer.
+    pub fn forget_snapshots(&self, entity_type: &str) {
+        self.inner.published.snapshots.forget(entity_type);
+    }
+
+    /// Ends answers that go on for as long as their client wants: [`Store::streams_ended`] returns. Reads and writes go on.
+    pub fn end_streams(&self) {
+        self.inner.streams.cancel();
+    }
+
+    /// Returns when streams are to end.
+    pub async fn streams_ended(&self) {
+        self.inner.streams.cancelled().await;
+    }
+
+    /// Declares an entity type. `false`: an equal declaration was there already, as this or an earlier revision; whether it is
+    /// being imported is not compared.
     ///
     /// **Durability**: on disk when it returns.
     ///
@@ -172,6 +221,54 @@ impl Store {
             return Err(Error::Invalid { violations });
         }
         self.ask(|reply| Job::CreateType(spec, reply)).await
+    }
+
+    /// Adds a revision to an entity type. `false`: it was like this already.
+    ///
+    /// Versions that are there are not rewritten: they read as null what was added.
+    ///
+    /// **Durability**: on disk when it returns.
+    ///
+    /// # Errors
+    /// [`Error::UnknownType`]; [`Error::Invalid`] with paths from the update, such as `add_attributes[0].kind`;
+    /// [`Error::Closed`]; storage faults.
+    pub async fn update_entity_type(
+        &self,
+        name: &str,
+        update: EntityTypeUpdate,
+    ) -> Result<(Arc<EntityType>, bool)> {
+        let name = name.to_owned();
+        self.ask(|reply| Job::UpdateType(name, update, reply)).await
+    }
+
+    /// Every revision of an entity type, the first one first.
+    ///
+    /// # Errors
+    /// [`Error::UnknownType`].
+    pub fn entity_type_revisions(&self, name: &str) -> Result<Vec<EntityType>> {
+        Ok(self.entity_type(name)?.revisions().collect())
+    }
+
+    /// Ends the import of an entity type: from now on it is read, and its commits have system times of the store's own.
+    ///
+    /// **Durability**: on disk when it returns.
+    ///
+    /// # Errors
+    /// [`Error::UnknownType`]; [`Error::NotImporting`]; [`Error::Closed`]; storage faults.
+    pub async fn finish_import(&self, name: &str) -> Result<Arc<EntityType>> {
+        let name = name.to_owned();
+        self.ask(|reply| Job::FinishImport(name, reply)).await
+    }
+
+    /// The last offset of a bulk load that is on disk; `None` if there is none, or if it was forgotten: 24 hours after the
+    /// load's last batch at the earliest.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the path `stream`; [`Error::NotDurable`]; [`Error::Closed`]; storage faults.
+    pub async fn ingest_offset(&self, stream: &str) -> Result<Option<u64>> {
+        validate::check_stream("stream", stream)?;
+        let stream = stream.to_owned();
+        self.ask(|reply| Job::IngestOffset(stream, reply)).await
     }
 
     /// The entity type of this name.
@@ -196,7 +293,7 @@ impl Store {
             .collect()
     }
 
-    /// The system time of the first commit that wrote to the type: before it, the type knew nothing.
+    /// The system time of the first commit that wrote to the type, or its first import time: before it, the type knew nothing.
     pub fn first_known(&self, entity_type: &EntityType) -> Option<SysTime> {
         let first_known = self.inner.published.first_known.read();
         first_known
@@ -207,14 +304,23 @@ impl Store {
 
     /// Applies a batch: one commit, one system time, in order (a later mutation sees the earlier ones), all or nothing.
     ///
-    /// A request id is remembered for at least 24 hours after its commit.
+    /// A batch that changes nothing writes nothing, and is answered with the last commit's system time. A request id, and the
+    /// place of a bulk load, are remembered for at least 24 hours after their commit.
+    ///
+    /// **Import**: a batch to types that are being imported has an import time, which its versions get as their system time;
+    /// times do not decrease, and lie not in the future. The commit itself has a system time of the store's own.
+    ///
+    /// **Erasure** removes an entity's versions from the pages and its mutations from the log, where their digests stay. What
+    /// stays is the erasure itself, with the entity's type and id. The engine's files keep stale bytes until it reuses their
+    /// place: a backup that is restored has none.
     ///
     /// **Durability**: on disk, and safe from power loss, when it returns. **Cost**: one log record and the pages of the
-    /// entities it names; writers that wait together share a flush.
+    /// entities it names; writers that wait together share a flush. An erasure: all pages and all log records of the entity.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with paths from `mutations`; [`Error::UnknownType`]; [`Error::RequestIdReused`]: nothing is
-    /// written. [`Error::NotDurable`]: whether it is there is known only after a restart. [`Error::Closed`]; storage faults.
+    /// [`Error::Invalid`] with paths from `mutations`; [`Error::UnknownType`]; [`Error::RequestIdReused`];
+    /// [`Error::ExpectationFailed`]; [`Error::BasisNotPinned`] for an expectation; [`Error::NotImporting`] and its
+    /// neighbours: nothing is written. [`Error::NotDurable`]: whether it is there is known only after a restart. [`Error::Closed`]; storage faults.
     pub async fn write(&self, batch: Batch) -> Result<Committed> {
         let prepared = validate::prepare(batch, |name| self.entity_type(name))?;
         self.ask(|reply| Job::Write(prepared, reply)).await
@@ -267,6 +373,12 @@ impl Store {
         answer.await.map_err(|_| Error::Closed)?
     }
 
+    /// Refuses a type whose import is not finished, and a basis whose answers could still change.
+    fn check_readable(&self, entity_type: &EntityType, basis: SysTime) -> Result<i64> {
+        self.check_imported(entity_type.name())?;
+        self.check_basis(basis)
+    }
+
     /// Refuses a basis whose answers could still change.
     fn check_basis(&self, basis: SysTime) -> Result<i64> {
         let stable = self.inner.published.stable();
@@ -277,5 +389,18 @@ impl Store {
             basis,
             latest: SysTime::from_micros(stable),
         })
+    }
+
+    /// Refuses a type whose import is not finished.
+    ///
+    /// # Errors
+    /// [`Error::Importing`]; [`Error::UnknownType`].
+    pub fn check_imported(&self, name: &str) -> Result<()> {
+        match self.entity_type(name)?.state() {
+            EntityTypeState::Active => Ok(()),
+            EntityTypeState::Importing => Err(Error::Importing {
+                name: name.to_owned(),
+            }),
+        }
     }
 }

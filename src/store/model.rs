@@ -1,31 +1,17 @@
-//! What callers of the store speak of: entity types, values, mutations and versions.
+//! What callers of the store speak of: attributes, values, mutations and versions.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    error::Violation,
-    time::{Interval, SysTime, ValidTime},
+pub use super::entity_type::{
+    EntityType, EntityTypeSpec, EntityTypeState, EntityTypeUpdate, MAX_ATTRIBUTES,
+    MAX_DESCRIPTION_BYTES, MAX_NAME_BYTES,
 };
+use crate::time::{Interval, SysTime, ValidTime};
 
-/// The longest name of an entity type or attribute, bytes.
-pub const MAX_NAME_BYTES: usize = 64;
-/// The most attributes of an entity type.
-pub const MAX_ATTRIBUTES: usize = 256;
-/// The longest description, bytes.
-pub const MAX_DESCRIPTION_BYTES: usize = 4096;
 /// The most digits of a decimal.
 pub const MAX_DECIMAL_DIGITS: u8 = 38;
-
-/// Names that columns of versions have besides the attributes.
-const RESERVED: [&str; 5] = [
-    "entity_id",
-    "valid_from",
-    "valid_to",
-    "system_from",
-    "system_to",
-];
 
 /// The type of an attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,154 +68,6 @@ pub struct Attribute {
     pub kind: AttributeKind,
     /// For people.
     pub description: String,
-}
-
-/// The declaration of an entity type.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EntityTypeSpec {
-    /// `[a-z_][a-z0-9_]*`, at most [`MAX_NAME_BYTES`].
-    pub name: String,
-    /// 1 to [`MAX_ATTRIBUTES`], in the order in which SQL shows them.
-    pub attributes: Vec<Attribute>,
-    /// For people.
-    pub description: String,
-}
-
-impl EntityTypeSpec {
-    /// What is wrong with it, with paths from `entity_type`; empty if nothing is.
-    pub fn violations(&self) -> Vec<Violation> {
-        let mut found = Vec::new();
-        check_name("entity_type.name", &self.name, &mut found);
-        check_description("entity_type.description", &self.description, &mut found);
-        let count = self.attributes.len();
-        if count == 0 || count > MAX_ATTRIBUTES {
-            found.push(Violation::new(
-                "entity_type.attributes",
-                format!("{count} attributes: 1 to {MAX_ATTRIBUTES} are possible"),
-            ));
-        }
-        for (index, attribute) in self.attributes.iter().enumerate() {
-            let path = format!("entity_type.attributes[{index}]");
-            let before = &self.attributes[..index];
-            check_attribute(&path, attribute, before, &mut found);
-        }
-        found
-    }
-}
-
-fn check_attribute(
-    path: &str,
-    attribute: &Attribute,
-    before: &[Attribute],
-    found: &mut Vec<Violation>,
-) {
-    let name_path = format!("{path}.name");
-    check_name(&name_path, &attribute.name, found);
-    check_description(
-        &format!("{path}.description"),
-        &attribute.description,
-        found,
-    );
-    if RESERVED.contains(&attribute.name.as_str()) {
-        found.push(Violation::new(
-            &name_path,
-            format!("{:?} is a column of every entity type", attribute.name),
-        ));
-    }
-    if before.iter().any(|other| other.name == attribute.name) {
-        found.push(Violation::new(
-            &name_path,
-            format!("{:?} is declared twice", attribute.name),
-        ));
-    }
-    if let AttributeKind::Decimal { precision, scale } = attribute.kind {
-        if precision == 0 || precision > MAX_DECIMAL_DIGITS {
-            found.push(Violation::new(
-                format!("{path}.precision"),
-                format!("{precision} digits: 1 to {MAX_DECIMAL_DIGITS} are possible"),
-            ));
-        } else if scale > precision {
-            found.push(Violation::new(
-                format!("{path}.scale"),
-                format!("{scale} digits after the point of {precision} in all"),
-            ));
-        }
-    }
-}
-
-fn check_name(field: &str, name: &str, found: &mut Vec<Violation>) {
-    let mut bytes = name.bytes();
-    let first_fits = bytes
-        .next()
-        .is_some_and(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    let rest_fits =
-        bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
-    if !first_fits || !rest_fits || name.len() > MAX_NAME_BYTES {
-        let shown: String = name.chars().take(MAX_NAME_BYTES + 1).collect();
-        found.push(Violation::new(
-            field,
-            format!("{shown:?} is not a name: [a-z_][a-z0-9_]*, at most {MAX_NAME_BYTES} bytes"),
-        ));
-    }
-}
-
-fn check_description(field: &str, description: &str, found: &mut Vec<Violation>) {
-    let size_bytes = description.len();
-    if size_bytes > MAX_DESCRIPTION_BYTES {
-        found.push(Violation::new(
-            field,
-            format!("{size_bytes} bytes: at most {MAX_DESCRIPTION_BYTES} are possible"),
-        ));
-    }
-}
-
-/// A stored entity type. Its declaration never changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EntityType {
-    spec: EntityTypeSpec,
-    create_time: SysTime,
-    index_by_name: BTreeMap<String, usize>,
-}
-
-impl EntityType {
-    pub(super) fn new(spec: EntityTypeSpec, create_time: SysTime) -> Self {
-        let index_by_name = spec
-            .attributes
-            .iter()
-            .enumerate()
-            .map(|(index, attribute)| (attribute.name.clone(), index))
-            .collect();
-        Self {
-            spec,
-            create_time,
-            index_by_name,
-        }
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.spec.name
-    }
-
-    /// Its declaration.
-    pub fn spec(&self) -> &EntityTypeSpec {
-        &self.spec
-    }
-
-    /// Its attributes, in order.
-    pub fn attributes(&self) -> &[Attribute] {
-        &self.spec.attributes
-    }
-
-    /// The place of an attribute.
-    pub fn attribute_index(&self, name: &str) -> Option<usize> {
-        self.index_by_name.get(name).copied()
-    }
-
-    /// When it was declared.
-    pub fn create_time(&self) -> SysTime {
-        self.create_time
-    }
 }
 
 /// An exact decimal number: `unscaled / 10^scale`.

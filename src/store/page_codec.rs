@@ -1,12 +1,12 @@
 //! The bytes of pages, written whole and read without making anything that is not asked for.
 //!
 //! **Layout**: format byte; CRC-32 (big-endian) of the key and of all that follows; flags, level, the bounds that the flags do
-//! not say (`span`, `since`, `erased_until`), applied sequence. Then
+//! not say (`span`, `since`, `until`, `erased_until`), applied sequence. Then
 //! - of a leaf (level 0): its rows, deduplicated, each inside or by its hash; its versions, as differences to the one before;
 //! - of an inner page: its entries, as differences to the one before.
 //!
 //! With the key in the checksum, a page that turns up under another key is damage too. Roots are sealed with the entity's
-//! key, wherever they lie, so that a root's bytes can be moved to the archive as they are.
+//! key, wherever they lie; an archived one says until when it was the root, so that a missing one is noticed.
 
 use super::{
     codec::{self, Malformed, Reader, put_i64, put_u64},
@@ -24,6 +24,7 @@ const SYSTEM_TO_IS_OPEN: u8 = 4;
 const SINCE_IS_MIN: u8 = 8;
 const IS_ERASED: u8 = 16;
 const ERASED_UNTIL_IS_OPEN: u8 = 32;
+const HAS_UNTIL: u8 = 64;
 
 /// A row outside of the page, where a row inside has twice its length.
 const OUTSIDE: u64 = 1;
@@ -62,6 +63,8 @@ pub(super) struct Header {
     pub(super) level: u8,
     pub(super) span: Span,
     pub(super) since: i64,
+    /// Of an archived root: the system time at which another took its place. [`OPEN`] in all other pages, whose parents know.
+    pub(super) until: i64,
     /// The last commit whose changes are in it.
     pub(super) applied_sequence: u64,
     /// Of a root whose entity was erased: every answer at a basis before it is "erased".
@@ -74,10 +77,26 @@ pub(super) fn encode_leaf(key: &[u8], page: &Page, erased_until: Option<i64>) ->
         level: 0,
         span: page.span,
         since: page.since,
+        until: OPEN,
         applied_sequence: page.applied_sequence,
         erased_until,
     });
     put_leaf(page, &mut out);
+    seal(key, out)
+}
+
+/// The bytes of an archived root of an entity about which nothing was known until `until`.
+pub(super) fn encode_nothing(key: &[u8], until: i64) -> Vec<u8> {
+    let page = Page::empty(Span::ALL, i64::MIN);
+    let mut out = start(&Header {
+        level: 0,
+        span: page.span,
+        since: page.since,
+        until,
+        applied_sequence: 0,
+        erased_until: None,
+    });
+    put_leaf(&page, &mut out);
     seal(key, out)
 }
 
@@ -89,7 +108,7 @@ pub(super) fn encode_inner(key: &[u8], header: &Header, entries: &[Entry]) -> Ve
 }
 
 /// The longest that a header can be, with the counts that follow it.
-pub(super) const MAX_HEADER_BYTES: usize = HEADER_BYTES + 2 + 10 * 5 + 6;
+pub(super) const MAX_HEADER_BYTES: usize = HEADER_BYTES + 2 + 10 * 6 + 6;
 
 /// What a leaf takes, header left out.
 pub(super) fn leaf_bytes(page: &Page) -> usize {
@@ -165,6 +184,9 @@ fn start(header: &Header) -> Vec<u8> {
             flags |= flag;
         }
     }
+    if header.until != OPEN {
+        flags |= HAS_UNTIL;
+    }
     match header.erased_until {
         None => {}
         Some(OPEN) => flags |= IS_ERASED | ERASED_UNTIL_IS_OPEN,
@@ -176,11 +198,21 @@ fn start(header: &Header) -> Vec<u8> {
             put_i64(bound, &mut out);
         }
     }
+    if header.until != OPEN {
+        put_i64(header.until, &mut out);
+    }
     if let Some(until) = header.erased_until.filter(|&until| until != OPEN) {
         put_i64(until, &mut out);
     }
     put_u64(header.applied_sequence, &mut out);
     out
+}
+
+/// Any body with a checksum that holds under `key`.
+pub(super) fn sealed(key: &[u8], body: &[u8]) -> Vec<u8> {
+    let mut out = vec![FORMAT, 0, 0, 0, 0];
+    out.extend_from_slice(body);
+    seal(key, out)
 }
 
 fn seal(key: &[u8], mut out: Vec<u8>) -> Vec<u8> {
@@ -198,10 +230,7 @@ fn crc(key: &[u8], body: &[u8]) -> u32 {
 
 /// The bytes of a row outside of pages, under `key`: format byte, CRC-32 of key and row, the row.
 pub(super) fn encode_row(key: &[u8], row: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEADER_BYTES + row.len());
-    out.extend_from_slice(&[FORMAT, 0, 0, 0, 0]);
-    out.extend_from_slice(row);
-    seal(key, out)
+    sealed(key, row)
 }
 
 /// Reads what [`encode_row`] made.
@@ -246,8 +275,19 @@ impl PageView {
     }
 
     /// The bytes as stored.
+    #[cfg(test)]
     pub(super) fn bytes(&self) -> &Slice {
         &self.bytes
+    }
+
+    /// The bytes under which a root is archived when another takes its place at `until`.
+    pub(super) fn archived(&self, key: &[u8], until: i64) -> Vec<u8> {
+        let mut out = start(&Header {
+            until,
+            ..self.header
+        });
+        out.extend_from_slice(&self.bytes[self.body..]);
+        seal(key, out)
     }
 
     fn reader(&self) -> Reader<'_> {
@@ -393,15 +433,25 @@ fn header(reader: &mut Reader<'_>) -> codec::Result<Header> {
         to: bound(TO_IS_OPEN, OPEN)?,
     };
     let since = bound(SINCE_IS_MIN, i64::MIN)?;
+    let until = if flags & HAS_UNTIL == 0 {
+        OPEN
+    } else {
+        reader.i64()?
+    };
     let erased_until = if flags & IS_ERASED == 0 {
         None
     } else {
-        Some(bound(ERASED_UNTIL_IS_OPEN, OPEN)?)
+        Some(if flags & ERASED_UNTIL_IS_OPEN == 0 {
+            reader.i64()?
+        } else {
+            OPEN
+        })
     };
     Ok(Header {
         level,
         span,
         since,
+        until,
         applied_sequence: reader.u64()?,
         erased_until,
     })
@@ -615,7 +665,11 @@ mod tests {
             asserted.retain(|assertion| assertion.3 != OPEN && assertion.3 != i64::MIN);
             let page = Page { since, ..page(&asserted) };
             let read = view(encode_leaf(b"key", &page, erased_until));
-            let header = Header { level: 0, span: Span::ALL, since, applied_sequence: 7, erased_until };
+            let header = Header { level: 0, span: Span::ALL, since, until: OPEN, applied_sequence: 7, erased_until };
+            let archived = read.archived(b"key", 6);
+            let archived = view(archived);
+            prop_assert_eq!(archived.header, Header { until: 6, ..header });
+            prop_assert_eq!(told(&archived.leaf().expect("a leaf")), told(&page));
             prop_assert_eq!(read.header, header);
             prop_assert_eq!(told(&read.leaf().expect("a leaf")), told(&page));
             for (point, _, _, basis) in asserted {
@@ -634,7 +688,7 @@ mod tests {
                 .map(|(from, since, until)| Entry { from, since, until })
                 .collect();
             let span = Span { from: 3, to: 9 };
-            let header = Header { level: 2, span, since: 5, applied_sequence: 8, erased_until: None };
+            let header = Header { level: 2, span, since: 5, until: OPEN, applied_sequence: 8, erased_until: None };
             let bytes = encode_inner(b"key", &header, &entries);
             prop_assert!(bytes.len() <= MAX_HEADER_BYTES + entry_bytes(&entries).iter().sum::<usize>());
             let read = view(bytes);
@@ -672,6 +726,7 @@ mod tests {
             level: 1,
             span: Span { from: -7, to: OPEN },
             since: 1_700_000_000_000_000,
+            until: OPEN,
             applied_sequence: 300,
             erased_until: None,
         };

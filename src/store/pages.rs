@@ -90,8 +90,8 @@ pub(super) trait Source {
 pub(super) enum Write {
     Row(RowHash, Vec<u8>),
     Page(PageId, Vec<u8>),
-    /// An earlier root, made at this system time.
-    Archive(i64, Slice),
+    /// The root that dies, made at this system time.
+    Archive(i64, Vec<u8>),
     Head(Vec<u8>),
     /// Removes what was made before this system time, and the rows that only such pages name.
     Wipe(i64),
@@ -105,6 +105,9 @@ pub struct PageStats {
     /// Pages that point reads have fetched: heads, earlier roots, inner pages and leaves. Rows outside of pages are not.
     pub pages: u64,
 }
+
+/// The system time that an earlier root's key says, and the root.
+type EarlierRoot = (i64, Result<PageView, Error>);
 
 #[derive(Debug, Default)]
 struct Counters {
@@ -152,6 +155,57 @@ impl Pages {
             let head = Head::Root(read(&key, stored)?);
             Ok((key, head))
         })
+    }
+
+    /// The keys of all entities, in order.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Result<Slice, Error>> + Send + use<> {
+        self.heads.prefix(&[]).map(|entry| Ok(entry?.0))
+    }
+
+    /// The entity's earlier roots, each with the system time that its key says; one that does not read is an error of its own.
+    pub(super) fn earlier_roots(&self, key: &[u8]) -> Result<Vec<EarlierRoot>, Error> {
+        let mut roots = Vec::new();
+        for entry in self.roots.prefix(key) {
+            let (root_key, stored) = entry?;
+            if let Some(since) = keys::parse_root_key(&root_key, key) {
+                roots.push((since, read(key, stored)));
+            }
+        }
+        Ok(roots)
+    }
+
+    /// All pages of the entity that are no roots.
+    pub(super) fn page_ids(&self, key: &[u8]) -> Result<Vec<PageId>, Error> {
+        let mut ids = Vec::new();
+        for entry in self.pages.prefix(key) {
+            ids.extend(keys::parse_page_key(&entry?.0, key));
+        }
+        Ok(ids)
+    }
+
+    /// Hands what lies outside of heads to `each`: what it is, its key, and the key of its entity (`None` if it is too short
+    /// to have one).
+    pub(super) fn each_part(
+        &self,
+        mut each: impl FnMut(&str, &[u8], Option<&[u8]>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let parts = [
+            ("page", &self.pages, keys::PAGE_SUFFIX_BYTES),
+            ("root", &self.roots, keys::ROOT_SUFFIX_BYTES),
+            ("row", &self.rows, keys::ROW_SUFFIX_BYTES),
+        ];
+        for (what, keyspace, suffix_bytes) in parts {
+            for entry in keyspace.prefix(&[]) {
+                let (part_key, _) = entry?;
+                let length = part_key.len().checked_sub(suffix_bytes);
+                each(what, &part_key, length.map(|length| &part_key[..length]))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn has_head(&self, key: &[u8]) -> Result<bool, Error> {
+        Ok(self.heads.get(key)?.is_some())
     }
 
     /// Counts a point read that has fetched so many pages.
@@ -293,4 +347,86 @@ fn read_root(key: &[u8], root_key: &[u8], stored: Slice) -> Result<PageView, Err
 /// The page at `key` is not what was written.
 pub(super) fn damaged(key: &[u8], malformed: Malformed) -> Error {
     Error::damaged(format!("page {}", key.escape_ascii()), malformed.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{
+        log::Change,
+        read::{self, Seen},
+        timeline::Span,
+        workspace::Workspace,
+    };
+
+    fn change(from: i64, row: u8) -> Change {
+        Change {
+            entity_type: "t".to_owned(),
+            entity_id: "e".to_owned(),
+            span: Span { from, to: from + 3 },
+            row: Some(vec![row; 60 + usize::from(row)]),
+        }
+    }
+
+    /// What lies under the entity's key, but for its head.
+    fn parts(pages: &Pages) -> usize {
+        let mut count = 0;
+        let each = |_: &str, _: &[u8], _: Option<&[u8]>| {
+            count += 1;
+            Ok(())
+        };
+        pages.each_part(each).expect("reads");
+        count
+    }
+
+    #[test]
+    fn an_erasure_takes_all_pages_and_rows_away_and_a_later_put_starts_clean() {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let database = Database::open(folder.path(), 1 << 22).expect("opens");
+        let pages = Pages::open(&database).expect("opens");
+        let key = keys::entity_key("t", "e");
+        let commit = |sequence: u64, is_erased: bool, changes: &[Change]| {
+            let at = i64::try_from(sequence).expect("small") * 10;
+            let mut workspace = Workspace::new(&pages, sequence, at);
+            if is_erased {
+                workspace.erase(&key).expect("erases");
+            }
+            for change in changes {
+                workspace.apply(change).expect("applies");
+            }
+            workspace.seal();
+            workspace.write().expect("writes");
+        };
+        let seen = |point, basis| {
+            let head = pages.head(&key).expect("reads");
+            read::as_of(&pages, &key, head, point, basis).expect("reads")
+        };
+        for sequence in 1..=40 {
+            let step = i64::try_from(sequence).expect("small");
+            let changes: Vec<_> = (0..9u8)
+                .map(|nth| change(step * 37 % 300 + i64::from(nth) * 30, nth * 20))
+                .collect();
+            commit(sequence, false, &changes);
+        }
+        assert!(parts(&pages) > 20, "{} parts", parts(&pages));
+        assert!(matches!(seen(40, 300), Seen::Version(_)));
+        commit(41, true, &[]);
+        assert_eq!(parts(&pages), 0);
+        for basis in [0, 300, 409, 410, 1_000] {
+            assert!(matches!(seen(40, basis), Seen::Erased), "at {basis}");
+        }
+        commit(42, false, &[change(500, 200)]);
+        for (point, basis) in [(40, 300), (501, 300), (501, 419)] {
+            assert!(matches!(seen(point, basis), Seen::Erased), "at {basis}");
+        }
+        assert!(matches!(seen(40, 420), Seen::Nothing));
+        let Seen::Version(found) = seen(501, 420) else {
+            panic!("a version");
+        };
+        assert_eq!(found.row(), Some(&[200u8; 260][..]));
+        // Replaying the erasure takes nothing of what came after it.
+        commit(41, true, &[]);
+        assert!(matches!(seen(501, 420), Seen::Version(_)));
+        assert_eq!(parts(&pages), 1, "the long row");
+    }
 }

@@ -38,6 +38,9 @@ impl<'a, S: Source> Path<'a, S> {
         } else {
             (source.earlier_root(key, basis)?, 2)
         };
+        if root.header.until <= basis {
+            return Err(pages::damaged(key, Malformed("an earlier root is missing")));
+        }
         Ok(Self {
             source,
             key,
@@ -155,10 +158,10 @@ pub(super) fn from_head<S: Source, T>(
     source: &S,
     key: &[u8],
     mut head: Head,
-    mut read: impl FnMut(Head) -> Result<T, Error>,
+    mut read: impl FnMut(&Head) -> Result<T, Error>,
 ) -> Result<T, Error> {
     loop {
-        let error = match read(head.clone()) {
+        let error = match read(&head) {
             Err(error @ Error::Damaged { .. }) => error,
             outcome => return outcome,
         };

@@ -35,7 +35,7 @@ impl Store {
         valid: ValidTime,
         basis: SysTime,
     ) -> Result<Answer> {
-        let basis = self.check_basis(basis)?;
+        let basis = self.check_readable(entity_type, basis)?;
         check_id("entity_id", id)?;
         self.answer(entity_type, id, valid, basis)
     }
@@ -51,7 +51,7 @@ impl Store {
         valid: ValidTime,
         basis: SysTime,
     ) -> Result<Vec<Answer>> {
-        let basis = self.check_basis(basis)?;
+        let basis = self.check_readable(entity_type, basis)?;
         for (index, id) in ids.iter().enumerate() {
             check_id(&format!("entity_ids[{index}]"), id)?;
         }
@@ -95,7 +95,7 @@ impl Store {
         basis: SysTime,
         after: Option<&str>,
     ) -> impl Iterator<Item = Result<Version>> + Send + use<> {
-        let (refusal, basis) = match self.check_basis(basis) {
+        let (refusal, basis) = match self.check_readable(entity_type, basis) {
             Ok(basis) => (None, basis),
             Err(error) => (Some(Err(error)), 0),
         };
@@ -144,7 +144,7 @@ impl Store {
         system: Interval<SysTime>,
         basis: SysTime,
     ) -> Result<Vec<Version>> {
-        let basis = self.check_basis(basis)?;
+        let basis = self.check_readable(entity_type, basis)?;
         check_id("entity_id", id)?;
         let key = keys::entity_key(entity_type.name(), id);
         known_versions(&self.inner.pages, &key, basis)?
@@ -209,7 +209,7 @@ pub(super) fn seen_at(
             let seen = root.find(point, basis);
             (seen.map_err(|malformed| pages::damaged(key, malformed))?, 1)
         } else {
-            let mut path = Path::start(source, key, root, basis)?;
+            let mut path = Path::start(source, key, root.clone(), basis)?;
             (path.find_whole(point)?, path.touched())
         };
         let Some((rect, row)) = seen else {
@@ -233,7 +233,8 @@ pub(super) fn each_visible(
     mut each: impl FnMut(&Rect, Option<&[u8]>) -> Result<()>,
 ) -> Result<()> {
     let runs = path::from_head(source, key, head, |head| {
-        visible_runs(source, key, head, span, basis)
+        let (runs, _) = visible_runs(source, key, head, span, basis, usize::MAX)?;
+        Ok(runs)
     })?;
     runs.iter()
         .try_for_each(|found| each(&found.rect, found.row()))
@@ -254,7 +255,15 @@ pub(super) fn each_visible_whole(
         to: points.end().saturating_add(1),
     };
     let runs = path::from_head(source, key, head, |head| {
-        let mut runs = visible_runs(source, key, head.clone(), span, basis)?;
+        // All of an ordinary entity is at hand.
+        if let Head::Root(root) = head
+            && root.header.level == 0
+            && root.header.since <= basis
+        {
+            let (runs, _) = visible_runs(source, key, head, Span::ALL, basis, usize::MAX)?;
+            return Ok(runs);
+        }
+        let (mut runs, _) = visible_runs(source, key, head, span, basis, usize::MAX)?;
         let last = runs.len().saturating_sub(1);
         for (index, run) in runs.iter_mut().enumerate() {
             if (index == 0 && run.rect.from == span.from)
@@ -273,23 +282,39 @@ pub(super) fn each_visible_whole(
         .try_for_each(|found| each(&found.rect, found.row()))
 }
 
-fn visible_runs(
+/// What [`each_visible`] hands out over the start of `span`, and the point up to which that is: the end of the page in which
+/// there were `max_runs` of them, or of the span.
+pub(super) fn visible_start(
     source: &impl Source,
     key: &[u8],
     head: Head,
     span: Span,
     basis: i64,
-) -> Result<Vec<Found>> {
+    max_runs: usize,
+) -> Result<(Vec<Found>, i64)> {
+    path::from_head(source, key, head, |head| {
+        visible_runs(source, key, head, span, basis, max_runs)
+    })
+}
+
+fn visible_runs(
+    source: &impl Source,
+    key: &[u8],
+    head: &Head,
+    span: Span,
+    basis: i64,
+    max_runs: usize,
+) -> Result<(Vec<Found>, i64)> {
     let mut runs: Vec<(Rect, Option<Row>)> = Vec::new();
-    let Head::Root(root) = &head else {
-        return Ok(Vec::new());
+    let Head::Root(root) = head else {
+        return Ok((Vec::new(), span.to));
     };
     if head.is_erased_at(basis) {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), span.to));
     }
     let mut path = Path::start(source, key, root.clone(), basis)?;
     let mut point = span.from;
-    while point < span.to {
+    while point < span.to && runs.len() < max_runs {
         let view = path.leaf(point)?;
         let page = view
             .leaf()
@@ -310,14 +335,16 @@ fn visible_runs(
         }
         point = part.to;
     }
-    runs.into_iter()
+    let runs: Result<Vec<_>> = runs
+        .into_iter()
         .map(|(rect, row)| {
             let row = row
                 .map(|row| path::row_bytes(source, key, &row))
                 .transpose()?;
             Ok(Found { rect, row })
         })
-        .collect()
+        .collect();
+    Ok((runs?, point))
 }
 
 fn version(entity_type: &EntityType, id: &str, rect: &Rect, row: Option<&[u8]>) -> Result<Version> {

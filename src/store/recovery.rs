@@ -7,7 +7,8 @@
 use super::{
     error::Error,
     journal::{Journal, LogEnd},
-    log::{Hash, Record},
+    keys,
+    log::{Entry, Hash, Record},
     marks,
     workspace::Workspace,
 };
@@ -65,9 +66,17 @@ fn check_chain(end: &LogEnd, record: &Record) -> Result<(), Error> {
 
 fn replay(journal: &mut Journal, record: &Record, hash: Hash) -> Result<(), Error> {
     let pages = journal.pages.clone();
-    let mut workspace = Workspace::new(&pages, record.sequence, record.system_time);
-    for change in &record.changes {
-        workspace.apply(change)?;
+    let mut workspace = Workspace::new(&pages, record.sequence, record.at());
+    for entry in &record.entries {
+        match entry {
+            Entry::Change(change) => {
+                workspace.apply(change)?;
+            }
+            Entry::Erase(erasure) => {
+                workspace.erase(&keys::entity_key(&erasure.entity_type, &erasure.entity_id))?;
+            }
+            Entry::Redacted(_) => {}
+        }
     }
     workspace.seal();
     workspace.write()?;

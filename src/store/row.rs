@@ -3,7 +3,7 @@
 //! **Layout**: the attributes that are not null, by ascending index; each is a tag `index << 3 | kind` and its value. The
 //! kind is enough to skip a value, so a reader that wants few attributes decodes no others.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use super::{
     codec::{self, Malformed, Reader, put_bytes, put_i64, put_i128, put_u64},
@@ -33,46 +33,139 @@ pub(super) enum Raw<'a> {
     Bytes(&'a [u8]),
 }
 
+/// What a row is encoded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To be stored: deprecated attributes take no values.
+    Store,
+    /// To be compared with what is stored.
+    Compare,
+}
+
 /// The canonical bytes of a row.
 pub(super) fn encode(
     entity_type: &EntityType,
     attributes: &BTreeMap<String, Option<Value>>,
+    purpose: Purpose,
 ) -> Result<Vec<u8>, Vec<Fault>> {
-    let mut by_index = BTreeMap::new();
-    let mut faults = Vec::new();
-    for (name, value) in attributes {
-        match (entity_type.attribute_index(name), value) {
-            (None, _) => faults.push((
-                Some(name.clone()),
-                format!("entity type {:?} has no such attribute", entity_type.name()),
-            )),
-            (Some(_), None) => {}
-            (Some(index), Some(value)) => {
-                by_index.insert(index, (name, value));
+    RowPatch::encode(entity_type, attributes, purpose).map(|patch| patch.bytes)
+}
+
+/// Values to be merged into rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RowPatch {
+    /// The values that are not null, as in a row.
+    bytes: Vec<u8>,
+    /// By ascending attribute index: where its value lies in `bytes`; `None` sets null.
+    parts: Vec<(usize, Option<Range<usize>>)>,
+}
+
+impl RowPatch {
+    /// The patch that sets these attributes.
+    pub(super) fn encode(
+        entity_type: &EntityType,
+        attributes: &BTreeMap<String, Option<Value>>,
+        purpose: Purpose,
+    ) -> Result<Self, Vec<Fault>> {
+        let mut by_index = BTreeMap::new();
+        let mut faults = Vec::new();
+        for (name, value) in attributes {
+            match entity_type.attribute_index(name) {
+                None => faults.push((
+                    Some(name.clone()),
+                    format!("entity type {:?} has no such attribute", entity_type.name()),
+                )),
+                Some(index) => {
+                    by_index.insert(index, value.as_ref());
+                }
             }
         }
-    }
-    let mut out = Vec::new();
-    for (index, (name, value)) in by_index {
-        let attribute = &entity_type.attributes()[index];
-        if let Err(problem) = encode_value(index, attribute, value, &mut out) {
-            faults.push((Some(name.clone()), problem));
+        let mut bytes = Vec::new();
+        let mut parts = Vec::with_capacity(by_index.len());
+        for (index, value) in by_index {
+            let attribute = &entity_type.attributes()[index];
+            let start = bytes.len();
+            let outcome = match value {
+                None => Ok(()),
+                Some(_) if purpose == Purpose::Store && entity_type.is_deprecated(index) => {
+                    Err("it is deprecated: it takes no new values".to_owned())
+                }
+                Some(value) => encode_value(index, attribute, value, &mut bytes),
+            };
+            if let Err(problem) = outcome {
+                faults.push((Some(attribute.name.clone()), problem));
+            }
+            parts.push((index, value.map(|_| start..bytes.len())));
+        }
+        if faults.is_empty()
+            && let Err(problem) = check_size(&bytes)
+        {
+            faults.push((None, problem));
+        }
+        if faults.is_empty() {
+            Ok(Self { bytes, parts })
+        } else {
+            Err(faults)
         }
     }
-    if faults.is_empty() && out.len() > MAX_ROW_BYTES {
-        faults.push((
-            None,
-            format!(
-                "its row takes {} bytes: at most {MAX_ROW_BYTES} are possible",
-                out.len()
-            ),
-        ));
-    }
-    if faults.is_empty() {
+
+    /// The row with the patch's attributes in place of its own.
+    pub(super) fn apply(&self, row: &[u8]) -> codec::Result<Vec<u8>> {
+        let mut out = Vec::with_capacity(row.len() + self.bytes.len());
+        let mut parts = self.parts.iter().peekable();
+        let mut reader = RowReader::new(row);
+        let mut start = 0;
+        while let Some((index, _)) = reader.next()? {
+            let end = row.len() - reader.0.remaining();
+            while let Some((_, part)) = parts.next_if(|(patched, _)| *patched < index) {
+                self.put_part(part.as_ref(), &mut out);
+            }
+            match parts.next_if(|(patched, _)| *patched == index) {
+                Some((_, part)) => self.put_part(part.as_ref(), &mut out),
+                None => out.extend_from_slice(&row[start..end]),
+            }
+            start = end;
+        }
+        for (_, part) in parts {
+            self.put_part(part.as_ref(), &mut out);
+        }
         Ok(out)
-    } else {
-        Err(faults)
     }
+
+    fn put_part(&self, part: Option<&Range<usize>>, out: &mut Vec<u8>) {
+        if let Some(range) = part {
+            out.extend_from_slice(&self.bytes[range.clone()]);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.parts.is_empty()
+    }
+
+    pub(super) fn size_bytes(&self) -> usize {
+        self.bytes.len() + 4 * self.parts.len()
+    }
+
+    /// Bytes that tell it from every other patch.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.size_bytes() + 2);
+        put_bytes(&self.bytes, &mut out);
+        for (index, part) in &self.parts {
+            put_u64((*index as u64) << 1 | u64::from(part.is_some()), &mut out);
+        }
+        out
+    }
+}
+
+/// Refuses a row that is too long to be stored.
+pub(super) fn check_size(row: &[u8]) -> Result<(), String> {
+    if row.len() <= MAX_ROW_BYTES {
+        return Ok(());
+    }
+    Err(format!(
+        "its row takes {} bytes: at most {MAX_ROW_BYTES} are possible",
+        row.len()
+    ))
 }
 
 fn encode_value(
@@ -169,15 +262,14 @@ impl<'a> RowReader<'a> {
     }
 }
 
-/// All attributes of a row, in order, `None` for null.
+/// All attributes of a row, in order, `None` for null. A row of a later revision of the type may have more: they are left out.
 pub(super) fn decode(entity_type: &EntityType, row: &[u8]) -> codec::Result<Vec<Option<Value>>> {
     let mut values = vec![None; entity_type.attributes().len()];
     let mut reader = RowReader::new(row);
     while let Some((index, raw)) = reader.next()? {
-        let attribute = entity_type
-            .attributes()
-            .get(index)
-            .ok_or(Malformed("a row has an attribute that its type has not"))?;
+        let Some(attribute) = entity_type.attributes().get(index) else {
+            break;
+        };
         values[index] = Some(value_of(attribute.kind, raw)?);
     }
     Ok(values)
@@ -209,4 +301,90 @@ pub(super) fn text_of(bytes: &[u8]) -> codec::Result<&str> {
 
 pub(super) fn date_of(days: i64) -> codec::Result<i32> {
     i32::try_from(days).map_err(|_| Malformed("a date is out of range"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        store::model::{EntityTypeSpec, EntityTypeUpdate},
+        time::SysTime,
+    };
+
+    fn attribute(index: usize) -> Attribute {
+        Attribute {
+            name: format!("a{index}"),
+            kind: AttributeKind::String,
+            description: String::new(),
+        }
+    }
+
+    fn entity_type() -> EntityType {
+        let spec = EntityTypeSpec {
+            name: "thing".to_owned(),
+            attributes: (0..40).map(attribute).collect(),
+            ..Default::default()
+        };
+        EntityType::new(spec, SysTime::from_micros(0))
+    }
+
+    type Named = BTreeMap<String, Option<Value>>;
+
+    fn named(values: &BTreeMap<usize, Option<String>>) -> Named {
+        let value = |text: &Option<String>| text.clone().map(Value::String);
+        values
+            .iter()
+            .map(|(index, text)| (format!("a{index}"), value(text)))
+            .collect()
+    }
+
+    fn values() -> impl Strategy<Value = BTreeMap<usize, Option<String>>> {
+        proptest::collection::btree_map(0usize..40, proptest::option::of("[a-z]{0,4}"), 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn a_patched_row_is_the_row_of_the_merged_attributes(base in values(), patch in values()) {
+            let entity_type = entity_type();
+            let row = encode(&entity_type, &named(&base), Purpose::Store).expect("encodes");
+            let patched = RowPatch::encode(&entity_type, &named(&patch), Purpose::Store)
+                .expect("encodes")
+                .apply(&row);
+            let mut merged = base;
+            merged.extend(patch);
+            let expected = encode(&entity_type, &named(&merged), Purpose::Store).expect("encodes");
+            prop_assert_eq!(patched, Ok(expected));
+        }
+    }
+
+    #[test]
+    fn rows_read_under_earlier_and_later_revisions() {
+        let old = entity_type();
+        let update = EntityTypeUpdate {
+            add_attributes: vec![attribute(40)],
+            ..Default::default()
+        };
+        let new = old
+            .updated(update, SysTime::from_micros(1))
+            .expect("valid")
+            .expect("differs");
+        let values = BTreeMap::from([(0, Some("x".to_owned())), (40, Some("y".to_owned()))]);
+        let row = encode(&new, &named(&values), Purpose::Store).expect("encodes");
+        let text = |text: &str| Some(Value::String(text.to_owned()));
+        let told = decode(&old, &row).expect("reads");
+        assert_eq!((told.len(), &told[0]), (40, &text("x")));
+        assert_eq!(decode(&new, &row).expect("reads")[40], text("y"));
+        let row = encode(
+            &old,
+            &named(&values.into_iter().take(1).collect()),
+            Purpose::Store,
+        );
+        let told = decode(&new, &row.expect("encodes")).expect("reads");
+        assert_eq!((&told[0], &told[40]), (&text("x"), &None));
+        assert_eq!(new.at_revision(1), Some(old));
+        assert_eq!(new.at_revision(3), None);
+        assert_eq!(new.at_revision(0), None);
+    }
 }

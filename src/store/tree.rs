@@ -138,6 +138,11 @@ impl Tree {
         }
     }
 
+    /// Whether it holds no version.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(&self.root, Node::Leaf(leaf) if leaf.page.rects.is_empty())
+    }
+
     /// Has the root written even if nothing is asserted.
     pub(super) fn touch(&mut self) {
         match &mut self.root {
@@ -398,6 +403,7 @@ impl Inner {
                 level: level + 1,
                 span: Span::ALL,
                 since: at,
+                until: OPEN,
                 applied_sequence: 0,
                 erased_until: None,
             },

@@ -1,30 +1,37 @@
 //! Entity types on disk.
 //!
-//! **Layout**: under the type's name, format byte, then JSON of the declaration and its creation time.
+//! **Layout**: under the type's name, format byte, then JSON of the type with all its revisions.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
+    entity_type::{EntityType, EntityTypeState, Revision},
     error::Error,
-    model::{EntityType, EntityTypeSpec},
+    model::Attribute,
 };
 use crate::{kv::Keyspace, time::SysTime};
 
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct StoredType {
-    spec: EntityTypeSpec,
+    name: String,
+    state: EntityTypeState,
     create_time: SysTime,
+    attributes: Vec<Attribute>,
+    revisions: Vec<Revision>,
 }
 
 /// Stores a type. Not durable before the next flush.
 pub(super) fn save(types: &Keyspace, entity_type: &EntityType) -> Result<(), Error> {
     let stored = StoredType {
-        spec: entity_type.spec().clone(),
+        name: entity_type.name().to_owned(),
+        state: entity_type.state(),
         create_time: entity_type.create_time(),
+        attributes: entity_type.attributes().to_vec(),
+        revisions: entity_type.stored_revisions().to_vec(),
     };
     let mut bytes = vec![FORMAT];
     serde_json::to_writer(&mut bytes, &stored).map_err(|error| {
@@ -41,15 +48,26 @@ pub(super) fn load_all(types: &Keyspace) -> Result<BTreeMap<String, Arc<EntityTy
     let mut found = BTreeMap::new();
     for entry in types.large_prefix(&[]) {
         let (key, bytes) = entry?;
-        let what = || format!("entity type {}", key.escape_ascii());
-        let json = match bytes.split_first() {
-            Some((&FORMAT, json)) => json,
-            _ => return Err(Error::damaged(what(), "its format is unknown")),
-        };
-        let stored: StoredType = serde_json::from_slice(json)
-            .map_err(|error| Error::damaged(what(), error.to_string()))?;
-        let entity_type = EntityType::new(stored.spec, stored.create_time);
+        let entity_type = read(&bytes).map_err(|cause| {
+            Error::damaged(format!("entity type {}", key.escape_ascii()), cause)
+        })?;
         found.insert(entity_type.name().to_owned(), Arc::new(entity_type));
     }
     Ok(found)
+}
+
+fn read(bytes: &[u8]) -> Result<EntityType, String> {
+    let json = match bytes.split_first() {
+        Some((&FORMAT, json)) => json,
+        _ => return Err("its format is unknown".to_owned()),
+    };
+    let StoredType {
+        name,
+        state,
+        create_time,
+        attributes,
+        revisions,
+    } = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    EntityType::from_stored(name, state, create_time, attributes, revisions)
+        .ok_or_else(|| "its revisions do not fit its attributes".to_owned())
 }

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use super::{
-    codec::{put_bytes, put_i64},
     error::Error,
-    log::{Hash, RequestMark},
-    model::{Batch, EntityType, Mutation, Operation, Until},
-    row,
+    log::RequestMark,
+    model::{Batch, Condition, EntityType, Expectation, IngestMark, Mutation, Operation},
+    prepared::{self, Deed, Prepared, PreparedCondition, PreparedExpectation, PreparedMutation},
+    row::{self, Purpose, RowPatch},
 };
-use crate::{error::Violation, time::ValidTime};
+use crate::{
+    error::Violation,
+    time::{SysTime, ValidTime},
+};
 
 /// The most mutations of a batch.
 pub const MAX_MUTATIONS: usize = 10_000;
@@ -21,93 +22,13 @@ pub const MAX_BATCH_BYTES: usize = 4 << 20;
 pub const MAX_ENTITY_ID_BYTES: usize = 512;
 /// The longest request id, bytes.
 pub const MAX_REQUEST_ID_BYTES: usize = 128;
+/// The longest name of a bulk load, bytes.
+pub const MAX_STREAM_BYTES: usize = 128;
+/// The most preconditions of a mutation.
+pub const MAX_EXPECTATIONS: usize = 16;
 
 /// How many faults of a batch are told at once.
 const MAX_VIOLATIONS: usize = 20;
-
-/// A batch whose fields are in order. Only ranges that start at the commit's system time are still to be checked.
-#[derive(Debug)]
-pub(super) struct Prepared {
-    pub(super) mutations: Vec<PreparedMutation>,
-    pub(super) request: Option<RequestMark>,
-}
-
-#[derive(Debug)]
-pub(super) struct PreparedMutation {
-    pub(super) entity_type: Arc<EntityType>,
-    pub(super) entity_id: String,
-    /// `None`: the commit's system time.
-    pub(super) valid_from: Option<i64>,
-    pub(super) until: Until,
-    /// `None`: ended.
-    pub(super) row: Option<Vec<u8>>,
-}
-
-impl PreparedMutation {
-    /// Its field in the request's oneof.
-    fn operation_name(&self) -> &'static str {
-        operation_name(self.row.is_some())
-    }
-
-    /// Checks an explicit end against the start. `index` is the mutation's place in its batch.
-    pub(super) fn check_end(&self, index: usize, valid_from: i64) -> Result<(), Violation> {
-        let Until::At(valid_to) = self.until else {
-            return Ok(());
-        };
-        let is_put = self.row.is_some();
-        let is_wrong =
-            valid_to.micros() < valid_from || (is_put && valid_to.micros() == valid_from);
-        if !is_wrong {
-            return Ok(());
-        }
-        let rule = if is_put {
-            "must be after"
-        } else {
-            "must not be before"
-        };
-        Err(Violation::new(
-            format!("mutations[{index}].{}.valid_to", self.operation_name()),
-            format!(
-                "{valid_to} {rule} valid_from {}",
-                ValidTime::from_micros(valid_from)
-            ),
-        ))
-    }
-
-    fn size_bytes(&self) -> usize {
-        self.entity_type.name().len()
-            + self.entity_id.len()
-            + self.row.as_ref().map_or(0, Vec::len)
-            + 24
-    }
-
-    fn hash_into(&self, hasher: &mut Sha256) {
-        let mut bytes = Vec::with_capacity(self.size_bytes());
-        put_bytes(self.entity_type.name().as_bytes(), &mut bytes);
-        put_bytes(self.entity_id.as_bytes(), &mut bytes);
-        put_optional(self.valid_from, &mut bytes);
-        match self.until {
-            Until::NextChange => bytes.push(0),
-            Until::Forever => bytes.push(1),
-            Until::At(valid_to) => {
-                bytes.push(2);
-                put_i64(valid_to.micros(), &mut bytes);
-            }
-        }
-        bytes.push(u8::from(self.row.is_some()));
-        put_bytes(self.row.as_deref().unwrap_or_default(), &mut bytes);
-        hasher.update(&bytes);
-    }
-}
-
-fn put_optional(value: Option<i64>, out: &mut Vec<u8>) {
-    out.push(u8::from(value.is_some()));
-    put_i64(value.unwrap_or(0), out);
-}
-
-fn operation_name(is_put: bool) -> &'static str {
-    if is_put { "put" } else { "end" }
-}
 
 /// Checks a batch. `find` looks up a declared type.
 pub(super) fn prepare(
@@ -122,6 +43,7 @@ pub(super) fn prepare(
         ));
     }
     check_request_id(batch.request_id.as_deref())?;
+    check_ingest(batch.ingest.as_ref())?;
     let mut mutations = Vec::with_capacity(count);
     let mut violations = Vec::new();
     let mut size_bytes = 0;
@@ -146,11 +68,17 @@ pub(super) fn prepare(
     if !violations.is_empty() {
         return Err(Error::Invalid { violations });
     }
+    let import_time = batch.import_time.map(SysTime::micros);
     let request = batch.request_id.map(|id| RequestMark {
         id,
-        digest: digest(&mutations),
+        digest: prepared::digest(&mutations, import_time),
     });
-    Ok(Prepared { mutations, request })
+    Ok(Prepared {
+        mutations,
+        request,
+        import_time,
+        ingest: batch.ingest,
+    })
 }
 
 fn check_request_id(id: Option<&str>) -> Result<(), Error> {
@@ -163,38 +91,55 @@ fn check_request_id(id: Option<&str>) -> Result<(), Error> {
     }
 }
 
+fn check_ingest(ingest: Option<&IngestMark>) -> Result<(), Error> {
+    let Some(mark) = ingest else {
+        return Ok(());
+    };
+    check_stream("stream", &mark.stream)?;
+    if mark.offset == 0 {
+        return Err(Error::invalid("offset", "it must be greater than 0"));
+    }
+    Ok(())
+}
+
+/// Checks the length of the name of a bulk load.
+pub(super) fn check_stream(field: &str, stream: &str) -> Result<(), Error> {
+    let size_bytes = stream.len();
+    if (1..=MAX_STREAM_BYTES).contains(&size_bytes) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        field,
+        format!("{size_bytes} bytes: 1 to {MAX_STREAM_BYTES} are possible"),
+    ))
+}
+
 fn prepare_mutation(
     index: usize,
     mutation: Mutation,
     find: impl Fn(&str) -> Result<Arc<EntityType>, Error>,
 ) -> Result<Result<PreparedMutation, Vec<Violation>>, Error> {
-    let entity_type = find(&mutation.entity_type)?;
+    let Mutation {
+        entity_type,
+        entity_id,
+        operation,
+        valid_from,
+        until,
+        expect,
+    } = mutation;
+    let entity_type = find(&entity_type)?;
     let path = format!("mutations[{index}]");
     let mut violations = Vec::new();
-    violations.extend(check_entity_id(&format!("{path}.entity_id"), &mutation.entity_id).err());
-    let row = match mutation.operation {
-        Operation::End => None,
-        Operation::Patch(_) | Operation::Erase => {
-            return Ok(Err(vec![Violation::new(path, "it is not possible yet")]));
-        }
-        Operation::Put(attributes) => match row::encode(&entity_type, &attributes) {
-            Ok(row) => Some(row),
-            Err(faults) => {
-                violations.extend(
-                    faults
-                        .into_iter()
-                        .map(|fault| attribute_violation(&path, fault)),
-                );
-                Some(Vec::new())
-            }
-        },
-    };
+    violations.extend(check_entity_id(&format!("{path}.entity_id"), &entity_id).err());
+    let deed = prepare_deed(&path, &entity_type, operation, &mut violations);
+    let expect = prepare_expectations(&path, &entity_type, expect, &mut violations);
     let prepared = PreparedMutation {
         entity_type,
-        entity_id: mutation.entity_id,
-        valid_from: mutation.valid_from.map(ValidTime::micros),
-        until: mutation.until,
-        row,
+        entity_id,
+        valid_from: valid_from.map(ValidTime::micros),
+        until,
+        deed,
+        expect,
     };
     if let Some(valid_from) = prepared.valid_from {
         violations.extend(prepared.check_end(index, valid_from).err());
@@ -206,12 +151,97 @@ fn prepare_mutation(
     })
 }
 
-fn attribute_violation(path: &str, (attribute, problem): row::Fault) -> Violation {
-    let field = match attribute {
-        Some(name) => format!("{path}.put.attributes[{name:?}]"),
-        None => format!("{path}.put.attributes"),
-    };
-    Violation::new(field, problem)
+/// What the operation does. Where it is faulty, what stands for it here is never used.
+fn prepare_deed(
+    path: &str,
+    entity_type: &EntityType,
+    operation: Operation,
+    violations: &mut Vec<Violation>,
+) -> Deed {
+    let mut refuse =
+        |operation: &str, faults: Vec<row::Fault>| {
+            violations.extend(faults.into_iter().map(|fault| {
+                attribute_violation(&format!("{path}.{operation}.attributes"), fault)
+            }));
+        };
+    match operation {
+        Operation::End => Deed::End,
+        Operation::Erase => Deed::Erase,
+        Operation::Put(attributes) => match row::encode(entity_type, &attributes, Purpose::Store) {
+            Ok(row) => Deed::Put(row),
+            Err(faults) => {
+                refuse("put", faults);
+                Deed::Put(Vec::new())
+            }
+        },
+        Operation::Patch(attributes) => {
+            match RowPatch::encode(entity_type, &attributes, Purpose::Store) {
+                Ok(patch) if patch.is_empty() => {
+                    refuse("patch", vec![(None, "at least one is required".to_owned())]);
+                    Deed::Patch(patch)
+                }
+                Ok(patch) => Deed::Patch(patch),
+                Err(faults) => {
+                    refuse("patch", faults);
+                    Deed::End
+                }
+            }
+        }
+    }
+}
+
+fn prepare_expectations(
+    path: &str,
+    entity_type: &EntityType,
+    expect: Vec<Expectation>,
+    violations: &mut Vec<Violation>,
+) -> Vec<PreparedExpectation> {
+    let count = expect.len();
+    if count > MAX_EXPECTATIONS {
+        violations.push(Violation::new(
+            format!("{path}.expect"),
+            format!("{count} preconditions: at most {MAX_EXPECTATIONS} are possible"),
+        ));
+        return Vec::new();
+    }
+    let mut prepared = Vec::with_capacity(count);
+    for (index, expectation) in expect.into_iter().enumerate() {
+        let Expectation {
+            valid_time,
+            condition,
+        } = expectation;
+        let condition = match condition {
+            Condition::Absent => PreparedCondition::Absent,
+            Condition::UnchangedSince(basis) => PreparedCondition::UnchangedSince(basis.micros()),
+            Condition::Value(attributes) => {
+                match row::encode(entity_type, &attributes, Purpose::Compare) {
+                    Ok(row) => PreparedCondition::Value(row),
+                    Err(faults) => {
+                        let field = format!("{path}.expect[{index}].value.attributes");
+                        violations.extend(
+                            faults
+                                .into_iter()
+                                .map(|fault| attribute_violation(&field, fault)),
+                        );
+                        continue;
+                    }
+                }
+            }
+        };
+        prepared.push(PreparedExpectation {
+            valid_time: valid_time.map(ValidTime::micros),
+            condition,
+        });
+    }
+    prepared
+}
+
+/// `field`: the attributes.
+fn attribute_violation(field: &str, (attribute, problem): row::Fault) -> Violation {
+    match attribute {
+        Some(name) => Violation::new(format!("{field}[{name:?}]"), problem),
+        None => Violation::new(field, problem),
+    }
 }
 
 /// Checks the length of an entity id.
@@ -224,12 +254,4 @@ pub(super) fn check_entity_id(field: &str, id: &str) -> Result<(), Violation> {
         field,
         format!("{size_bytes} bytes: 1 to {MAX_ENTITY_ID_BYTES} are possible"),
     ))
-}
-
-fn digest(mutations: &[PreparedMutation]) -> Hash {
-    let mut hasher = Sha256::new();
-    for mutation in mutations {
-        mutation.hash_into(&mut hasher);
-    }
-    hasher.finalize().into()
 }

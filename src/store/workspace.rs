@@ -12,6 +12,12 @@ use super::{
     timeline::{self, OPEN, Span},
 };
 
+/// Since when a point has its owner, and the row (`None`: ended). `None`: nothing is known.
+pub(super) type Owner = Option<(i64, Option<Vec<u8>>)>;
+
+/// A range of valid time and the row that holds over it (`None`: ended).
+pub(super) type Segment = (Span, Option<Vec<u8>>);
+
 /// A basis at which everything that is live is visible.
 const LIVE: i64 = OPEN - 1;
 
@@ -34,27 +40,35 @@ impl<'a> Workspace<'a> {
     }
 
     /// Applies a change. Pages that this commit has reached before, in an earlier life of the process, are left alone.
-    pub(super) fn apply(&mut self, change: &Change) -> Result<(), Error> {
-        self.entity(&change.entity_type, &change.entity_id)?
+    /// `false`: no page is other than it was.
+    pub(super) fn apply(&mut self, change: &Change) -> Result<bool, Error> {
+        let key = keys::entity_key(&change.entity_type, &change.entity_id);
+        self.entity(&key)?
             .assert_over(change.span, change.row.as_deref())
     }
 
-    /// Forgets all that was ever said about an entity; every answer at a basis before its next change is "erased".
+    /// Forgets all that was ever said about the entity at `key`; every answer at a basis before its next change is "erased".
+    /// `false`: nothing is held of it.
     ///
     /// **Cost**: all its pages, when written.
-    pub(super) fn erase(&mut self, entity_type: &str, entity_id: &str) -> Result<(), Error> {
-        self.entity(entity_type, entity_id)?.erase();
-        Ok(())
+    pub(super) fn erase(&mut self, key: &[u8]) -> Result<bool, Error> {
+        Ok(self.entity(key)?.erase())
     }
 
-    /// What is live over `span`, clipped to it, in order: contiguous points of one owner once, with its row (`None`: ended).
-    pub(super) fn live(
-        &mut self,
-        entity_type: &str,
-        entity_id: &str,
-        span: Span,
-    ) -> Result<Vec<(Span, Option<Vec<u8>>)>, Error> {
-        self.entity(entity_type, entity_id)?.live(span)
+    /// What is live of the entity at `key` over `span`, clipped to it, in order: contiguous points of one owner once, with its
+    /// row (`None`: ended).
+    pub(super) fn live_over(&mut self, key: &[u8], span: Span) -> Result<Vec<Segment>, Error> {
+        self.entity(key)?.live(span)
+    }
+
+    /// Who owns `point` of the entity at `key` as it stands.
+    pub(super) fn owner(&mut self, key: &[u8], point: i64) -> Result<Owner, Error> {
+        let entity = self.entity(key)?;
+        let Some((since, row)) = owner_at(&entity.leaf(point)?.page, point) else {
+            return Ok(None);
+        };
+        let row = row.map(|row| entity.row_bytes(&row)).transpose()?;
+        Ok(Some((since, row)))
     }
 
     /// The first point after `point` at which the entity's timeline, as it stands, changes owner.
@@ -64,7 +78,7 @@ impl<'a> Workspace<'a> {
         entity_id: &str,
         point: i64,
     ) -> Result<i64, Error> {
-        let entity = self.entity(entity_type, entity_id)?;
+        let entity = self.entity(&keys::entity_key(entity_type, entity_id))?;
         let page = &entity.leaf(point)?.page;
         let owner = owner_at(page, point);
         let mut reached = page_change(page, point);
@@ -92,18 +106,13 @@ impl<'a> Workspace<'a> {
         Ok(())
     }
 
-    fn entity(
-        &mut self,
-        entity_type: &str,
-        entity_id: &str,
-    ) -> Result<&mut Edit<'a, Pages>, Error> {
-        let key = keys::entity_key(entity_type, entity_id);
-        if !self.entities.contains_key(&key) {
-            let edit = Edit::open(self.pages, &key, self.sequence, self.system_time)?;
-            self.entities.insert(key.clone(), edit);
+    fn entity(&mut self, key: &[u8]) -> Result<&mut Edit<'a, Pages>, Error> {
+        if !self.entities.contains_key(key) {
+            let edit = Edit::open(self.pages, key, self.sequence, self.system_time)?;
+            self.entities.insert(key.to_vec(), edit);
         }
         self.entities
-            .get_mut(&key)
+            .get_mut(key)
             .ok_or_else(|| Error::damaged("the workspace", "an entity is gone"))
     }
 }

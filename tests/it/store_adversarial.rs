@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use hindcast::{
-    store::{Answer, Batch, Mutation, Until, Version},
+    store::{Answer, Batch, Mutation, Version},
     time::{SysTime, ValidTime},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -94,6 +94,15 @@ fn run(pattern: &str, correction: impl Fn(&mut StdRng, i64, i64) -> Correction) 
         );
         (most, total) = (touched.max(most), total + touched);
     }
+    let mut problems = Vec::new();
+    let entities = rig
+        .store()
+        .check_pages(|problem| problems.push(problem.to_owned()));
+    assert_eq!(
+        (entities.expect("reads"), &problems[..]),
+        (1, &[][..]),
+        "{pattern}"
+    );
     let keys = |keyspace: &str| {
         let keyspace = rig.database().keyspace(keyspace).expect("keyspace");
         keyspace.prefix(&[]).count()

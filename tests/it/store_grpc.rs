@@ -14,10 +14,10 @@ use tonic_types::StatusExt;
 
 use crate::store_support::Rig;
 
-type Client = EntityStoreServiceClient<Channel>;
+pub(crate) type Client = EntityStoreServiceClient<Channel>;
 
 /// A client of a server over the store, which lives as long as the runtime does.
-async fn client(store: Store) -> Client {
+pub(crate) async fn client(store: Store) -> Client {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("a free port");
@@ -116,7 +116,7 @@ fn get(id: &str, valid: i64) -> pb::GetEntityRequest {
     }
 }
 
-fn fields(status: &Status) -> Vec<String> {
+pub(crate) fn fields(status: &Status) -> Vec<String> {
     let details = status.get_error_details();
     assert_eq!(
         details.error_info().expect("always there").domain,

@@ -549,6 +549,8 @@ impl Life {
         for &basis in bases.iter().rev().take(2) {
             check_basis(&self.rig, &self.model, basis);
         }
+        let problem = |problem: &str| panic!("{problem}");
+        self.rig.store().check_pages(problem).expect("reads");
     }
 }
 

@@ -345,6 +345,7 @@ fn an_empty_end_writes_nothing() {
         .write_at(1_000, vec![end("a", 5, until(5))])
         .expect("written");
     assert_eq!(committed.versions_written, 0);
+    rig.pin(1_000).expect("pinned");
     assert_eq!(rig.get("a", 5, 1_000), Answer::NotKnown);
 }
 

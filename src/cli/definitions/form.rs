@@ -22,6 +22,8 @@ pub(super) struct RawEntityType {
     #[serde(default)]
     pub(super) description: String,
     pub(super) attributes: Vec<RawAttribute>,
+    #[serde(default)]
+    pub(super) importing: bool,
 }
 
 #[derive(Deserialize)]

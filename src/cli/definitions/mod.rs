@@ -124,10 +124,16 @@ fn entity_type(raw: RawEntityType) -> Result<pb::EntityType, String> {
         .into_iter()
         .map(attribute)
         .collect::<Result<_, _>>()?;
+    let state = if raw.importing {
+        pb::EntityTypeState::Importing
+    } else {
+        pb::EntityTypeState::Active
+    };
     Ok(pb::EntityType {
         name: raw.name,
         attributes,
         description: raw.description,
+        state: state.into(),
         ..Default::default()
     })
 }

@@ -27,6 +27,12 @@ pub(crate) enum Command {
     /// Says that there is no such entity over a range of valid time
     #[command(after_help = TIMES)]
     End(write::EndArgs),
+    /// Changes some attributes wherever the entity has values over a range of valid time
+    #[command(after_help = format!("{TIMES}\n\n{PATCH_HELP}"))]
+    Patch(write::PatchArgs),
+    /// Removes an entity for good: all its versions at every basis, for privacy law
+    #[command(after_help = ERASE_HELP)]
+    Erase(write::EraseArgs),
     /// Shows one entity as of a point in time
     #[command(after_help = format!("{TIMES}\n\n{GET_HELP}"))]
     Get(read::GetArgs),
@@ -51,6 +57,22 @@ Examples:
     --from 1999-01-01 --forever
   hindcast entity put airport_weather JFK temp=31.5 \\
     --from 2013-02-08T12:00 --to 2013-02-08T13:00";
+
+const PATCH_HELP: &str = "\
+Attributes that are not named stay as they are. Where there is no value, nothing
+happens.
+
+Example:
+  hindcast entity patch aircraft N14228 seats=150 --from 2013-01-01 --forever";
+
+const ERASE_HELP: &str = "\
+What is left is a mark that the entity was erased, with its type and id, and the
+digests of what the log said of it. It cannot be undone. Bytes in the data
+folder's files go when the storage engine reuses their place; restoring a backup
+into a new folder leaves none.
+
+Example:
+  hindcast entity erase customer 4711";
 
 const GET_HELP: &str = "\
 Examples:
@@ -87,6 +109,8 @@ pub(crate) async fn run(command: &Command, client: &Client, format: Format) -> R
     match command {
         Command::Put(args) => write::put(args, client, format).await,
         Command::End(args) => write::end(args, client, format).await,
+        Command::Patch(args) => write::patch(args, client, format).await,
+        Command::Erase(args) => write::erase(args, client, format).await,
         Command::Get(args) => read::get(args, client, format).await,
         Command::History(args) => read::history(args, client, format).await,
         Command::Scan(args) => read::scan(args, client, format).await,

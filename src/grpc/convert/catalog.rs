@@ -309,6 +309,7 @@ pub(in crate::grpc) fn unregistered(
         spec,
         revision: 0,
         columns,
+        entity_revisions: Vec::new(),
         create_time_micros: now_micros,
     };
     (Arc::new(transform), false)
@@ -371,6 +372,7 @@ pub(in crate::grpc) fn transform_to_wire(transform: &Transform) -> pb::Transform
         spec,
         revision,
         columns,
+        entity_revisions: _,
         create_time_micros,
     } = transform;
     let TransformSpec {

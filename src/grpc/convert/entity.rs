@@ -1,8 +1,8 @@
 //! Entity types, mutations and versions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use pb::{end, mutation, put};
+use pb::{end, expect, mutation, patch, put};
 use prost_types::Timestamp;
 
 use crate::{
@@ -10,8 +10,9 @@ use crate::{
     grpc::convert::{invalid::named, time, value::value},
     pb,
     store::{
-        Answer, Attribute, AttributeKind, Batch, Committed, EntityType, EntityTypeSpec, Mutation,
-        Operation, Until, Version,
+        Answer, Attribute, AttributeKind, Batch, Change, ChangedState, Committed, Condition,
+        EntityType, EntityTypeSpec, EntityTypeState, EntityTypeUpdate, Expectation, Mutation,
+        Operation, Until, Value, Version,
     },
     time::{SysTime, ValidTime},
 };
@@ -29,20 +30,58 @@ pub(in crate::grpc) fn entity_type_spec(
         description,
         create_time: _,
         first_known_time: _,
-        state: _,
+        state,
         revision: _,
         revision_time: _,
     } = entity_type.ok_or_else(|| Violation::new("entity_type", "it is required"))?;
-    let attributes = attributes
-        .into_iter()
-        .enumerate()
-        .map(|(index, wire)| attribute(&format!("entity_type.attributes[{index}]"), wire))
-        .collect::<Result<_, _>>()?;
     Ok(EntityTypeSpec {
         name,
-        attributes,
+        attributes: attributes_of("entity_type.attributes", attributes)?,
         description,
+        state: match pb::EntityTypeState::try_from(state) {
+            Ok(pb::EntityTypeState::Unspecified | pb::EntityTypeState::Active) => {
+                EntityTypeState::Active
+            }
+            Ok(pb::EntityTypeState::Importing) => EntityTypeState::Importing,
+            Err(_) => {
+                return Err(Violation::new(
+                    "entity_type.state",
+                    format!("{state} is no state"),
+                ));
+            }
+        },
     })
+}
+
+/// The name of a type, and the change to it in a request.
+///
+/// # Errors
+/// An attribute without a kind; what the store checks by itself is left to it.
+pub(in crate::grpc) fn entity_type_update(
+    request: pb::UpdateEntityTypeRequest,
+) -> Result<(String, EntityTypeUpdate), Violation> {
+    let pb::UpdateEntityTypeRequest {
+        name,
+        add_attributes,
+        deprecate_attributes,
+        restore_attributes,
+        description,
+    } = request;
+    named("name", &name)?;
+    let update = EntityTypeUpdate {
+        add_attributes: attributes_of("add_attributes", add_attributes)?,
+        deprecate: deprecate_attributes,
+        restore: restore_attributes,
+        description,
+    };
+    Ok((name, update))
+}
+
+fn attributes_of(field: &str, wire: Vec<pb::Attribute>) -> Result<Vec<Attribute>, Violation> {
+    wire.into_iter()
+        .enumerate()
+        .map(|(index, wire)| attribute(&format!("{field}[{index}]"), wire))
+        .collect()
 }
 
 fn attribute(path: &str, attribute: pb::Attribute) -> Result<Attribute, Violation> {
@@ -94,14 +133,22 @@ pub(in crate::grpc) fn entity_type(
         attributes: entity_type
             .attributes()
             .iter()
-            .map(pb::Attribute::from)
+            .enumerate()
+            .map(|(index, attribute)| pb::Attribute {
+                deprecated: entity_type.is_deprecated(index),
+                ..attribute.into()
+            })
             .collect(),
-        description: entity_type.spec().description.clone(),
+        description: entity_type.description().to_owned(),
         create_time: Some(time::to_wire(entity_type.create_time())),
         first_known_time: first_known.map(time::to_wire),
-        state: pb::EntityTypeState::Active.into(),
-        revision: 1,
-        revision_time: None,
+        state: match entity_type.state() {
+            EntityTypeState::Active => pb::EntityTypeState::Active,
+            EntityTypeState::Importing => pb::EntityTypeState::Importing,
+        }
+        .into(),
+        revision: entity_type.revision(),
+        revision_time: Some(time::to_wire(entity_type.revision_time())),
     }
 }
 
@@ -142,15 +189,22 @@ pub(in crate::grpc) fn batch(request: pb::WriteRequest) -> Result<Batch, Violati
         import_system_time,
     } = request;
     Ok(Batch {
-        mutations: mutations
-            .into_iter()
-            .enumerate()
-            .map(|(index, wire)| mutation(&format!("mutations[{index}]"), wire))
-            .collect::<Result<_, _>>()?,
+        mutations: self::mutations(mutations)?,
         request_id: (!request_id.is_empty()).then_some(request_id),
         import_time: time::from_wire("import_system_time", import_system_time)?,
         ingest: None,
     })
+}
+
+/// The mutations in a request, with paths from `mutations`.
+///
+/// # Errors
+/// As [`batch`].
+pub(in crate::grpc) fn mutations(wire: Vec<pb::Mutation>) -> Result<Vec<Mutation>, Violation> {
+    wire.into_iter()
+        .enumerate()
+        .map(|(index, wire)| mutation(&format!("mutations[{index}]"), wire))
+        .collect()
 }
 
 fn mutation(path: &str, mutation: pb::Mutation) -> Result<Mutation, Violation> {
@@ -158,33 +212,78 @@ fn mutation(path: &str, mutation: pb::Mutation) -> Result<Mutation, Violation> {
         entity_type,
         entity_id,
         operation,
-        expect: _,
+        expect,
     } = mutation;
     named(&format!("{path}.entity_type"), &entity_type)?;
     let (operation, valid_from, until) = match operation {
         None => {
             return Err(Violation::new(
                 format!("{path}.operation"),
-                "put or end is required",
+                "put, end, patch or erase is required",
             ));
         }
         Some(mutation::Operation::Put(wire)) => put(&format!("{path}.put"), wire)?,
         Some(mutation::Operation::End(wire)) => end(&format!("{path}.end"), wire)?,
-        Some(mutation::Operation::Patch(_) | mutation::Operation::Erase(_)) => {
-            return Err(Violation::new(path, "it is not possible yet"));
+        Some(mutation::Operation::Patch(wire)) => patch(&format!("{path}.patch"), wire)?,
+        Some(mutation::Operation::Erase(pb::Erase {})) => {
+            (Operation::Erase, None, Until::default())
         }
     };
+    let expect = expect
+        .into_iter()
+        .enumerate()
+        .map(|(index, wire)| expectation(&format!("{path}.expect[{index}]"), wire))
+        .collect::<Result<_, _>>()?;
     Ok(Mutation {
         entity_type,
         entity_id,
         operation,
         valid_from,
         until,
-        expect: Vec::new(),
+        expect,
+    })
+}
+
+fn expectation(path: &str, expect: pb::Expect) -> Result<Expectation, Violation> {
+    let pb::Expect {
+        valid_time,
+        condition,
+    } = expect;
+    let condition = match condition {
+        None => {
+            return Err(Violation::new(
+                format!("{path}.condition"),
+                "value, absent or unchanged_since is required",
+            ));
+        }
+        Some(expect::Condition::Value(pb::ExpectValue { attributes })) => {
+            Condition::Value(values(&format!("{path}.value"), attributes)?)
+        }
+        Some(expect::Condition::Absent(pb::ExpectAbsent {})) => Condition::Absent,
+        Some(expect::Condition::UnchangedSince(timestamp)) => {
+            let field = format!("{path}.unchanged_since");
+            let basis = time::from_wire(&field, Some(timestamp))?;
+            Condition::UnchangedSince(basis.ok_or_else(|| Violation::new(field, "it is required"))?)
+        }
+    };
+    Ok(Expectation {
+        valid_time: time::from_wire(&format!("{path}.valid_time"), valid_time)?,
+        condition,
     })
 }
 
 type Parts = (Operation, Option<ValidTime>, Until);
+type Values = BTreeMap<String, Option<Value>>;
+
+/// The attributes of the message at `path`.
+fn values(path: &str, wire: HashMap<String, pb::Value>) -> Result<Values, Violation> {
+    wire.into_iter()
+        .map(|(name, wire)| {
+            let read = value(&format!("{path}.attributes[{name:?}]"), wire)?;
+            Ok((name, read))
+        })
+        .collect()
+}
 
 fn put(path: &str, put: pb::Put) -> Result<Parts, Violation> {
     let pb::Put {
@@ -192,19 +291,28 @@ fn put(path: &str, put: pb::Put) -> Result<Parts, Violation> {
         valid_from,
         until,
     } = put;
-    let attributes = attributes
-        .into_iter()
-        .map(|(name, wire)| {
-            let read = value(&format!("{path}.attributes[{name:?}]"), wire)?;
-            Ok((name, read))
-        })
-        .collect::<Result<BTreeMap<_, _>, Violation>>()?;
     let until = match until {
         None | Some(put::Until::UntilNextChange(pb::UntilNextChange {})) => Until::NextChange,
         Some(put::Until::ValidTo(timestamp)) => valid_to(path, timestamp)?,
         Some(put::Until::Forever(pb::Forever {})) => Until::Forever,
     };
+    let attributes = values(path, attributes)?;
     Ok((Operation::Put(attributes), from(path, valid_from)?, until))
+}
+
+fn patch(path: &str, patch: pb::Patch) -> Result<Parts, Violation> {
+    let pb::Patch {
+        attributes,
+        valid_from,
+        until,
+    } = patch;
+    let until = match until {
+        None | Some(patch::Until::UntilNextChange(pb::UntilNextChange {})) => Until::NextChange,
+        Some(patch::Until::ValidTo(timestamp)) => valid_to(path, timestamp)?,
+        Some(patch::Until::Forever(pb::Forever {})) => Until::Forever,
+    };
+    let attributes = values(path, attributes)?;
+    Ok((Operation::Patch(attributes), from(path, valid_from)?, until))
 }
 
 fn end(path: &str, end: pb::End) -> Result<Parts, Violation> {
@@ -250,16 +358,9 @@ pub(in crate::grpc) fn version(entity_type: &EntityType, version: Version) -> pb
         system,
         ended,
     } = version;
-    let names = entity_type
-        .attributes()
-        .iter()
-        .map(|attribute| &attribute.name);
     pb::Version {
         entity_id,
-        attributes: names
-            .zip(attributes)
-            .filter_map(|(name, value)| Some((name.clone(), value?.into())))
-            .collect(),
+        attributes: named_attributes(entity_type, attributes),
         valid_from: (valid.from != ValidTime::MIN).then(|| time::to_wire(valid.from)),
         valid_to: valid.to.map(time::to_wire),
         system_from: Some(time::to_wire(system.from)),
@@ -279,4 +380,57 @@ pub(in crate::grpc) fn answer(
         Answer::NotKnown => (pb::EntityOutcome::NotKnown, None),
         Answer::Erased => (pb::EntityOutcome::Erased, None),
     }
+}
+
+/// One change of a commit.
+pub(in crate::grpc) fn change(change: Change) -> pb::list_changes_response::Change {
+    let Change {
+        entity_type,
+        entity_id,
+        valid,
+        before,
+        after,
+    } = change;
+    pb::list_changes_response::Change {
+        entity_type: entity_type.name().to_owned(),
+        entity_id,
+        valid_from: (valid.from != ValidTime::MIN).then(|| time::to_wire(valid.from)),
+        valid_to: valid.to.map(time::to_wire),
+        before: Some(changed_state(&entity_type, before)),
+        after: Some(changed_state(&entity_type, after)),
+    }
+}
+
+fn changed_state(
+    entity_type: &EntityType,
+    state: ChangedState,
+) -> pb::list_changes_response::State {
+    let (outcome, attributes) = match state {
+        ChangedState::Value(attributes) => (
+            pb::EntityOutcome::Value,
+            named_attributes(entity_type, attributes),
+        ),
+        ChangedState::Ended => (pb::EntityOutcome::Ended, HashMap::new()),
+        ChangedState::NotKnown => (pb::EntityOutcome::NotKnown, HashMap::new()),
+        ChangedState::Erased => (pb::EntityOutcome::Erased, HashMap::new()),
+    };
+    pb::list_changes_response::State {
+        outcome: outcome.into(),
+        attributes,
+    }
+}
+
+/// Those of a row's attributes that are not null, by name.
+fn named_attributes(
+    entity_type: &EntityType,
+    attributes: Vec<Option<Value>>,
+) -> HashMap<String, pb::Value> {
+    let names = entity_type
+        .attributes()
+        .iter()
+        .map(|attribute| &attribute.name);
+    names
+        .zip(attributes)
+        .filter_map(|(name, value)| Some((name.clone(), value?.into())))
+        .collect()
 }

@@ -5,6 +5,8 @@
 
 pub(super) mod backfill;
 pub(super) mod catalog;
+pub(super) mod change_token;
+pub(super) mod column;
 pub(super) mod duration;
 pub(super) mod entity;
 pub(super) mod invalid;

@@ -1,5 +1,7 @@
 //! An entity's versions over the wire.
 
+use std::collections::HashMap;
+
 use prost::Message;
 use tonic::Status;
 
@@ -13,7 +15,7 @@ use crate::{
     },
     pb,
     store::{EntityType, Error, Version},
-    time::SysTime,
+    time::{SysTime, ValidTime},
 };
 
 /// The largest page of ListHistory.
@@ -43,7 +45,11 @@ impl EntityStore {
         };
         let store = self.store.clone();
         let response = blocking(move || {
-            let versions = store.history(&entity_type, &request.entity_id, valid, system, basis)?;
+            let mut versions =
+                store.history(&entity_type, &request.entity_id, valid, system, basis)?;
+            if request.coalesce {
+                versions = coalesced(versions);
+            }
             Ok::<_, Error>(history_page(
                 &entity_type,
                 versions,
@@ -67,6 +73,38 @@ fn page_size(asked: u32) -> Result<usize, Violation> {
             format!("{asked}: at most {MAX_PAGE_SIZE} is possible"),
         )),
     }
+}
+
+/// Joins versions that follow each other in valid time, say the same and have the same end in system time. The joined one
+/// begins in system time where the later of them does: from then on both were held.
+fn coalesced(versions: Vec<Version>) -> Vec<Version> {
+    let mut joined: Vec<Version> = Vec::with_capacity(versions.len());
+    // By where a version ends: those that another may follow. No two that meet there have the same end in system time.
+    let mut ending: HashMap<(ValidTime, Option<SysTime>), usize> = HashMap::new();
+    for version in versions {
+        let before = ending.remove(&(version.valid.from, version.system.to));
+        let place = match before {
+            Some(place) if says_the_same(&joined[place], &version) => {
+                joined[place].valid.to = version.valid.to;
+                joined[place].system.from = joined[place].system.from.max(version.system.from);
+                place
+            }
+            _ => {
+                joined.push(version);
+                joined.len() - 1
+            }
+        };
+        let last = &joined[place];
+        if let Some(valid_to) = last.valid.to {
+            ending.insert((valid_to, last.system.to), place);
+        }
+    }
+    joined.sort_by_key(|version| (version.valid.from, version.system.from));
+    joined
+}
+
+fn says_the_same(a: &Version, b: &Version) -> bool {
+    a.ended == b.ended && a.attributes == b.attributes
 }
 
 /// The versions after a position, as many as fit.

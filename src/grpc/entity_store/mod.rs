@@ -14,9 +14,11 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
 pub use history::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE};
+pub use lookup::MAX_LOOKUP_ROWS;
 pub use read::MAX_BATCH_IDS;
 
 use crate::{
+    engine::FilterPlanner,
     error::Violation,
     grpc::{
         convert::{entity, invalid, time},
@@ -31,16 +33,22 @@ use crate::{
 const MAX_MESSAGE_BYTES: usize = 4 * MAX_BATCH_BYTES;
 /// A response message is closed at this size, whatever it may still hold: clients refuse more than 4 MiB by default.
 const RESPONSE_BYTES: usize = 1 << 20;
+/// The largest message that clients take by default.
+const CLIENT_BYTES: usize = 4 << 20;
 /// The service.
 #[derive(Debug, Clone)]
 pub struct EntityStore {
     store: Store,
+    filters: Arc<FilterPlanner>,
 }
 
 impl EntityStore {
     /// The service over an open store.
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self {
+            store,
+            filters: Arc::default(),
+        }
     }
 
     /// The service with its message limits, ready to be added to a server.
@@ -178,7 +186,7 @@ impl service::EntityStoreService for EntityStore {
         &self,
         request: Request<Streaming<pb::LookupRequest>>,
     ) -> Result<Response<Self::LookupStream>, Status> {
-        self.lookup(request.into_inner()).await.map(Response::new)
+        Ok(Response::new(self.lookup(request.into_inner())))
     }
 
     type ScanEntitiesStream = scan::ScanStream;
@@ -207,6 +215,8 @@ impl service::EntityStoreService for EntityStore {
         &self,
         request: Request<pb::ListChangesRequest>,
     ) -> Result<Response<Self::ListChangesStream>, Status> {
-        self.changes(request.into_inner()).await.map(Response::new)
+        self.list_changes(request.into_inner())
+            .await
+            .map(Response::new)
     }
 }

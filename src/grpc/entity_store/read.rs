@@ -1,8 +1,9 @@
 //! Reads at one point over the wire.
 
+use prost::Message;
 use tonic::Status;
 
-use super::{EntityStore, refuse};
+use super::{CLIENT_BYTES, EntityStore, refuse};
 use crate::{
     error::Violation,
     grpc::{
@@ -15,6 +16,11 @@ use crate::{
 
 /// The most ids of one BatchGetEntities.
 pub const MAX_BATCH_IDS: usize = 10_000;
+
+/// What a message adds to each entity in it.
+const ENTITY_FRAME_BYTES: usize = 8;
+/// The largest answer: what clients take, less the message's other fields.
+const MAX_ENTITIES_BYTES: usize = CLIENT_BYTES - 1024;
 
 impl EntityStore {
     /// One entity at one point.
@@ -67,18 +73,22 @@ impl EntityStore {
         let store = self.store.clone();
         let entities = blocking(move || {
             let answers = store.get_many(&entity_type, &entity_ids, valid, basis)?;
-            let told = entity_ids
-                .into_iter()
-                .zip(answers)
-                .map(|(entity_id, answer)| {
-                    let (outcome, version) = entity::answer(&entity_type, answer);
-                    pb::batch_get_entities_response::Entity {
-                        entity_id,
-                        outcome: outcome.into(),
-                        version,
-                    }
-                });
-            Ok::<_, Error>(told.collect())
+            let mut entities = Vec::with_capacity(answers.len());
+            let mut size_bytes = 0;
+            for (entity_id, answer) in entity_ids.into_iter().zip(answers) {
+                let (outcome, version) = entity::answer(&entity_type, answer);
+                let told = pb::batch_get_entities_response::Entity {
+                    entity_id,
+                    outcome: outcome.into(),
+                    version,
+                };
+                size_bytes += told.encoded_len() + ENTITY_FRAME_BYTES;
+                entities.push(told);
+            }
+            if size_bytes > MAX_ENTITIES_BYTES {
+                return Err(too_large(count, size_bytes));
+            }
+            Ok::<_, Error>(entities)
         })
         .await?;
         Ok(pb::BatchGetEntitiesResponse {
@@ -86,5 +96,14 @@ impl EntityStore {
             valid_time: Some(time::to_wire(valid)),
             basis: Some(time::to_wire(basis)),
         })
+    }
+}
+
+fn too_large(count: usize, size_bytes: usize) -> Error {
+    let problem = format!(
+        "the answers to {count} ids take {size_bytes} bytes: at most {MAX_ENTITIES_BYTES} are possible; ask for fewer at a time, or use Lookup, which answers in as many messages as it takes"
+    );
+    Error::Invalid {
+        violations: vec![Violation::new("entity_ids", problem)],
     }
 }

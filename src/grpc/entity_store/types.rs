@@ -4,7 +4,10 @@ use tonic::Status;
 
 use super::{EntityStore, refuse};
 use crate::{
-    grpc::{convert::entity, status::to_status},
+    grpc::{
+        convert::{entity, invalid::named},
+        status::to_status,
+    },
     pb,
 };
 
@@ -51,27 +54,46 @@ impl EntityStore {
         })
     }
 
-    /// To come.
+    /// Adds a revision to a type.
     pub(super) async fn update_entity_type(
         &self,
-        _request: pb::UpdateEntityTypeRequest,
+        request: pb::UpdateEntityTypeRequest,
     ) -> Result<pb::UpdateEntityTypeResponse, Status> {
-        Err(Status::unimplemented("not possible yet"))
+        let (name, update) = entity::entity_type_update(request).map_err(refuse)?;
+        let updated = self.store.update_entity_type(&name, update).await;
+        let (entity_type, updated) = updated.map_err(|error| to_status(&error))?;
+        Ok(pb::UpdateEntityTypeResponse {
+            entity_type: Some(self.wire_type(&entity_type)),
+            updated,
+        })
     }
 
-    /// To come.
+    /// Every revision of a type.
     pub(super) fn list_entity_type_revisions(
         &self,
-        _request: pb::ListEntityTypeRevisionsRequest,
+        request: pb::ListEntityTypeRevisionsRequest,
     ) -> Result<pb::ListEntityTypeRevisionsResponse, Status> {
-        Err(Status::unimplemented("not possible yet"))
+        let pb::ListEntityTypeRevisionsRequest { name } = request;
+        let entity_type = self.find("name", &name)?;
+        Ok(pb::ListEntityTypeRevisionsResponse {
+            revisions: entity_type
+                .revisions()
+                .map(|revision| self.wire_type(&revision))
+                .collect(),
+        })
     }
 
-    /// To come.
+    /// Ends a type's import.
     pub(super) async fn finish_import(
         &self,
-        _request: pb::FinishImportRequest,
+        request: pb::FinishImportRequest,
     ) -> Result<pb::FinishImportResponse, Status> {
-        Err(Status::unimplemented("not possible yet"))
+        let pb::FinishImportRequest { name } = request;
+        named("name", &name).map_err(refuse)?;
+        let finished = self.store.finish_import(&name).await;
+        let entity_type = finished.map_err(|error| to_status(&error))?;
+        Ok(pb::FinishImportResponse {
+            entity_type: Some(self.wire_type(&entity_type)),
+        })
     }
 }
