@@ -136,7 +136,7 @@ fn ask(store: &Store) -> BTreeMap<String, Vec<Told>> {
                     let value = match &answer {
                         Answer::Value(version) => text(version),
                         Answer::Ended(_) => "ended".to_owned(),
-                        other => format!("{other:?}"),
+                        Answer::NotKnown | Answer::Erased => format!("{answer:?}"),
                     };
                     (format!("{answer:?}"), value)
                 }));
