@@ -32,7 +32,8 @@ impl Rounds {
         mut bare: impl FnMut() -> Result<f64, Fault>,
         mut ours: impl FnMut() -> Result<f64, Fault>,
     ) -> Result<Self, Fault> {
-        (bare()?, ours()?);
+        bare()?;
+        ours()?;
         let mut measured = Self {
             ours: Vec::new(),
             bare: Vec::new(),

@@ -182,8 +182,10 @@ async fn load(client: &mut EntityStoreServiceClient<Channel>, count: usize) -> R
     client.create_entity_type(declared).await?;
     let entities: Vec<usize> = (0..count).collect();
     for chunk in entities.chunks(BATCH) {
-        let mut written = pb::WriteRequest::default();
-        written.mutations = chunk.iter().map(|&entity| mutation(entity)).collect();
+        let written = pb::WriteRequest {
+            mutations: chunk.iter().map(|&entity| mutation(entity)).collect(),
+            ..Default::default()
+        };
         client.write(written).await?;
     }
     Ok(())
@@ -191,27 +193,27 @@ async fn load(client: &mut EntityStoreServiceClient<Channel>, count: usize) -> R
 
 fn mutation(entity: usize) -> pb::Mutation {
     let value = |kind| pb::Value { kind: Some(kind) };
-    let mut put = pb::Put::default();
-    put.attributes
-        .insert("temp".to_owned(), value(Kind::Float64Value(entity as f64)));
-    put.attributes.insert(
-        "wind".to_owned(),
-        value(Kind::Float64Value(-(entity as f64))),
-    );
-    put.attributes.insert(
-        "sky".to_owned(),
-        value(Kind::StringValue("overcast".to_owned())),
-    );
-    put.valid_from = Some(Timestamp {
-        seconds: 0,
-        nanos: 0,
-    });
-    put.until = Some(put::Until::Forever(pb::Forever::default()));
-    let mut mutation = pb::Mutation::default();
-    mutation.entity_type = "station".to_owned();
-    mutation.entity_id = id(entity);
-    mutation.operation = Some(mutation::Operation::Put(put));
-    mutation
+    let attributes = [
+        ("temp", Kind::Float64Value(entity as f64)),
+        ("wind", Kind::Float64Value(-(entity as f64))),
+        ("sky", Kind::StringValue("overcast".to_owned())),
+    ];
+    let put = pb::Put {
+        attributes: attributes
+            .map(|(name, kind)| (name.to_owned(), value(kind)))
+            .into(),
+        valid_from: Some(Timestamp {
+            seconds: 0,
+            nanos: 0,
+        }),
+        until: Some(put::Until::Forever(pb::Forever::default())),
+    };
+    pb::Mutation {
+        entity_type: "station".to_owned(),
+        entity_id: id(entity),
+        operation: Some(mutation::Operation::Put(put)),
+        ..Default::default()
+    }
 }
 
 /// Microseconds per call, with [`IN_FLIGHT`] under way.

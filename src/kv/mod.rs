@@ -5,11 +5,13 @@
 //!   later write and flush is refused. Nothing flushes in the background: what is not flushed is not durable.
 //! - **Small values**: sled puts values of 10 KB and more into files that it never syncs, so [`Keyspace::insert`] refuses
 //!   values over [`MAX_VALUE_BYTES`]; [`Keyspace::insert_large`] splits longer ones over several keys.
-//! - **Damage**: a panic while opening becomes [`Error::Damaged`]. What an interrupted start leaves behind is no damage.
+//! - **Damage**: a panic while opening becomes [`Error::Damaged`]. What an interrupted start leaves behind is no
+//!   damage; a database that has silently gone back to an earlier state is (see `fence`).
 //!
 //! All calls block; none may run on the async reactor.
 
 mod error;
+mod fence;
 mod large;
 mod leftovers;
 #[cfg(target_os = "linux")]
@@ -24,6 +26,8 @@ use std::{
 };
 
 pub use error::Error;
+
+use self::fence::Fence;
 
 /// Bytes of a stored value, cheap to clone.
 pub type Slice = sled::IVec;
@@ -50,6 +54,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, Clone)]
 pub struct Database {
     db: sled::Db,
+    fence: Arc<Fence>,
     poison: Arc<OnceLock<String>>,
 }
 
@@ -73,9 +78,11 @@ impl Database {
         prove_durable_sync(folder).map_err(io_error)?;
         leftovers::remove_unfinished_snapshots(folder).map_err(io_error)?;
         let db = open_patiently(folder, cache_bytes)?;
+        let fence = Arc::new(Fence::open(&db, folder)?);
         sync_folder(folder).map_err(io_error)?;
         Ok(Self {
             db,
+            fence,
             poison: Arc::default(),
         })
     }
@@ -111,14 +118,16 @@ impl Database {
     /// on, and only a restart finds out.
     pub fn flush(&self) -> Result<()> {
         check_poison(&self.poison)?;
-        match self.db.flush() {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let text = error.to_string();
-                let _ = self.poison.set(text.clone());
-                Err(Error::Poisoned { cause: text })
-            }
-        }
+        let flushed = self.fence.begin().and_then(|flush| {
+            self.db.flush()?;
+            Ok(self.fence.end(flush).map_err(sled::Error::from)?)
+        });
+        flushed.map_err(|error| {
+            let cause = error.to_string();
+            // The first failure is the one to tell.
+            let _ = self.poison.set(cause.clone());
+            Error::Poisoned { cause }
+        })
     }
 
     /// Bytes on disk.

@@ -297,7 +297,7 @@ impl Source for Pages {
         let wanted = keys::root_key(key, basis);
         let found = self.roots.at_or_before(&wanted)?;
         match found.filter(|(root_key, _)| keys::parse_root_key(root_key, key).is_some()) {
-            Some((_, stored)) => read(key, stored),
+            Some((root_key, stored)) => read_root(key, &root_key, stored),
             None => Err(damaged(&wanted, Malformed("no root was made before it"))),
         }
     }
@@ -317,7 +317,7 @@ impl Source for Pages {
         for entry in self.roots.prefix(key) {
             let (root_key, stored) = entry?;
             if keys::parse_root_key(&root_key, key).is_some_and(|since| since <= basis) {
-                let root = read(key, stored)?;
+                let root = read_root(key, &root_key, stored)?;
                 if root.header.level == 0 {
                     leaves.push(root);
                 }
@@ -334,6 +334,15 @@ impl Source for Pages {
 
 fn read(key: &[u8], stored: Slice) -> Result<PageView, Error> {
     PageView::read(key, stored).map_err(|malformed| damaged(key, malformed))
+}
+
+/// An earlier root. It is sealed with the entity's key: another root of the same entity is told by its start.
+fn read_root(key: &[u8], root_key: &[u8], stored: Slice) -> Result<PageView, Error> {
+    let root = read(key, stored)?;
+    if keys::parse_root_key(root_key, key) == Some(root.header.since) {
+        return Ok(root);
+    }
+    Err(damaged(root_key, Malformed("it holds another root")))
 }
 
 /// The page at `key` is not what was written.

@@ -1,10 +1,12 @@
 //! Damaged bytes: what they hit is DATA_LOSS, and no answer is wrong.
 //!
 //! Two layers. **Stored values** carry checksums and the key that they belong to: whatever happens to them, in whichever
-//! keyspace, an answer is right or DATA_LOSS. **sled's own files** have no such promise: sled falls back to what it can
-//! still read, so damage can bring back an older state that no checksum betrays (`hindcast store check --deep` compares with
-//! the log for that). What holds there, and is asserted: opening is refused with a text that says how to go on, or answers
-//! are right, older or DATA_LOSS; nobody ever reads a value that was not written. How often each comes is printed.
+//! keyspace, an answer is right or DATA_LOSS. **sled's own files** have no such promise: sled ends its log where something
+//! does not read, and so goes back to an older state without a word. `kv` numbers flushes to tell that. What is asserted:
+//! opening is refused with a text that says how to go on, or answers are right, older or DATA_LOSS; nobody ever reads a
+//! value that was not written. Older answers have not been seen since flushes are numbered, but a single page that
+//! went back would be one, and only `hindcast store check --deep`, which compares with the log, can tell; so how often
+//! each comes is printed and not asserted.
 //!
 //! `HINDCAST_DAMAGE_ROUNDS` says how many damaged copies of the files; `HINDCAST_TEST_SEED` repeats a run.
 
@@ -134,7 +136,7 @@ fn ask(store: &Store) -> BTreeMap<String, Vec<Told>> {
                     let value = match &answer {
                         Answer::Value(version) => text(version),
                         Answer::Ended(_) => "ended".to_owned(),
-                        other => format!("{other:?}"),
+                        Answer::NotKnown | Answer::Erased => format!("{answer:?}"),
                     };
                     (format!("{answer:?}"), value)
                 }));
