@@ -102,8 +102,12 @@ impl Rows {
         let mut reader = RowReader::new(row);
         let mut next_attribute = 0;
         while let Some((index, raw)) = reader.next()? {
-            if index < next_attribute || index >= self.column_of.len() {
-                return Err(Malformed("a row has an attribute that its type has not"));
+            if index >= self.column_of.len() {
+                // Of a later revision of the type.
+                break;
+            }
+            if index < next_attribute {
+                return Err(Malformed("a row's attributes are not in order"));
             }
             self.push_nulls(next_attribute..index);
             if let Some(column) = self.column_of[index] {

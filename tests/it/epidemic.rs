@@ -83,6 +83,8 @@ async fn declare(service: &mut Service) {
 async fn import(service: &mut Service, assertions: &str) {
     let mut batches: Vec<pb::IngestBatch> = Vec::new();
     let mut before = None;
+    // A day that is told again as it was told before writes nothing.
+    let (mut told, mut news) = (HashMap::new(), 0);
     for line in assertions.lines() {
         let line: Value = serde_json::from_str(line).expect("JSON");
         let system_time = line["system_time"].as_str().expect("a time").to_owned();
@@ -94,6 +96,12 @@ async fn import(service: &mut Service, assertions: &str) {
             });
             before = Some(system_time);
         }
+        let day = (
+            line["entity_id"].to_string(),
+            line["valid_from"].to_string(),
+        );
+        let value = known(&line["value"]);
+        news += u64::from(told.insert(day, value.clone()) != Some(value));
         let batch = batches.last_mut().expect("one");
         batch.mutations.push(assertion(&line));
     }
@@ -116,7 +124,7 @@ async fn import(service: &mut Service, assertions: &str) {
         last = response;
     }
     assert_eq!(last.acknowledged_offset, last_offset);
-    assert_eq!(last.versions_written, 129_638);
+    assert_eq!(last.versions_written, news);
     let request = pb::FinishImportRequest {
         name: TYPE.to_owned(),
     };

@@ -128,13 +128,13 @@ fn a_flipped_byte_is_found_wherever_it_is() {
     }
     seen.dedup();
     assert!(seen.len() >= 6, "{seen:?}");
-    assert!(check(&database).is_clean());
+    assert_eq!(check(&database).problems, []);
 }
 
 #[test]
 fn a_lost_value_is_found() {
     let (_rig, database) = filled();
-    let trees: Vec<_> = ["leaves", "pages", "roots", "rows"]
+    let trees: Vec<_> = ["pages", "roots", "rows"]
         .into_iter()
         .filter(|name| !entries(&database, name).is_empty())
         .map(|name| (name, "entities"))
@@ -158,7 +158,7 @@ fn a_lost_value_is_found() {
             keyspace.insert(key, value).expect("insert");
         }
     }
-    assert!(check(&database).is_clean());
+    assert_eq!(check(&database).problems, []);
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn events_of_backfills_are_dense() {
     let key = |sequence: u64| [b"b1\0".as_slice(), &sequence.to_be_bytes()].concat();
     events.insert(&key(1), b"\x01{}").expect("insert");
     events.insert(&key(2), b"\x01{\"n\":2}").expect("insert");
-    assert!(check(&database).is_clean());
+    assert_eq!(check(&database).problems, []);
     events.insert(&key(4), b"\x01{}").expect("insert");
     events.insert(&key(5), b"\x01{").expect("insert");
     let report = check(&database);
