@@ -256,8 +256,9 @@ fn wide_puts_over_many_segments() {
 
 #[test]
 fn puts_and_ends_in_turn() {
-    run("put and end", |rng, step, count| {
-        let from = rng.random_range(0..count / 10 + 1) * 10;
+    run("put and end", |_, step, count| {
+        // Every end ends what was put before it: one that changes nothing would be no commit.
+        let from = step / 2 * 7_919 % (count / 10 + 1) * 10;
         (from, from + 10, (step % 2 == 0).then_some(step))
     });
 }
