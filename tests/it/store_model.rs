@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use hindcast::{
     error::{Classify, ErrorKind},
     store::{
-        Answer, AttributeKind, Condition, Expectation, Mutation, Operation, Until, Value, Version,
+        Answer, AttributeKind, Batch, ChangedState, Condition, EntityTypeSpec, EntityTypeState,
+        Expectation, Mutation, Operation, Step as ChangeStep, Until, Value, Version,
     },
     time::{Interval, SysTime, ValidTime},
 };
@@ -20,6 +21,8 @@ use crate::store_support::{Rig, put, spec, text, until};
 const POINTS: i64 = 24;
 const IDS: [&str; 3] = ["a", "a\0b", "b"];
 const TYPE: &str = "pair";
+/// When imports are made: after every system time that they give.
+const IMPORTED_AT: i64 = 1_000_000;
 /// A system time that no commit has yet.
 const COMING: i64 = i64::MAX - 1;
 
@@ -164,13 +167,16 @@ fn told(version: &Version) -> (String, i64) {
     let value = if version.ended {
         "ended".to_owned()
     } else {
-        let pair: Pair = [0, 1].map(|index| match &version.attributes[index] {
-            Some(Value::String(text)) => Some(text.clone()),
-            _ => None,
-        });
-        format!("{pair:?}")
+        format!("{:?}", pair_of(&version.attributes))
     };
     (value, version.system.from.micros())
+}
+
+fn pair_of(values: &[Option<Value>]) -> Pair {
+    [0, 1].map(|index| match &values[index] {
+        Some(Value::String(text)) => Some(text.clone()),
+        _ => None,
+    })
 }
 
 /// The range around `point` with one owner, in the store's terms.
@@ -335,7 +341,13 @@ enum Guess {
 }
 
 /// The expectation of a guess, and whether it holds.
-fn expectation(model: &Model, state: &Knowledge, id: &str, guess: &Guess) -> (Expectation, bool) {
+fn expectation(
+    model: &Model,
+    erased: &BTreeMap<String, i64>,
+    state: &Knowledge,
+    id: &str,
+    guess: &Guess,
+) -> (Expectation, bool) {
     let owner_at = |point: i64, state: &Knowledge| {
         let timeline = state.get(id);
         timeline.and_then(|timeline| timeline[index(point)].clone())
@@ -354,7 +366,7 @@ fn expectation(model: &Model, state: &Knowledge, id: &str, guess: &Guess) -> (Ex
         Guess::Unchanged(point, back) => {
             let basis = model.commits.keys().rev().nth(*back).copied();
             // What "unchanged" means across an erasure is not asked here.
-            match basis.filter(|_| !model.erased_until.contains_key(id)) {
+            match basis.filter(|_| !erased.contains_key(id)) {
                 None => (*point, Condition::Absent, value(*point).is_none()),
                 Some(basis) => {
                     let holds = owner_at(*point, state) == owner_at(*point, &model.at(basis));
@@ -383,7 +395,8 @@ fn guessed(model: &Model, batch: &[(Mutation, Vec<Guess>)]) -> (Vec<Mutation>, b
         let mut mutation = mutation.clone();
         let state = trial.at(i64::MAX);
         for guess in guesses {
-            let (expectation, holds) = expectation(model, &state, &mutation.entity_id, guess);
+            let id = &mutation.entity_id;
+            let (expectation, holds) = expectation(model, &trial.erased_until, &state, id, guess);
             mutation.expect.push(expectation);
             all_hold &= holds;
         }
@@ -475,6 +488,19 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..60)
 }
 
+/// Batches with how far their system time lies after that of the one before, and whether the store restarts after them.
+fn imported() -> impl Strategy<Value = Vec<(i64, Vec<Mutation>, bool)>> {
+    let ranged = a_mutation().prop_filter("an erasure has no place in a history", |mutation| {
+        mutation.operation != Operation::Erase
+    });
+    let batch = (
+        0..3i64,
+        prop::collection::vec(ranged, 1..5),
+        prop::bool::weighted(0.05),
+    );
+    prop::collection::vec(batch, 1..50)
+}
+
 /// How many lives are tried.
 fn cases() -> u32 {
     std::env::var("HINDCAST_MODEL_CASES")
@@ -493,12 +519,13 @@ struct Life {
 }
 
 impl Life {
-    fn start() -> Self {
+    fn start(state: EntityTypeState) -> Self {
         let rig = Rig::without_disk();
-        rig.declare(spec(
-            TYPE,
-            &[("v", AttributeKind::String), ("w", AttributeKind::String)],
-        ));
+        let attributes = [("v", AttributeKind::String), ("w", AttributeKind::String)];
+        rig.declare(EntityTypeSpec {
+            state,
+            ..spec(TYPE, &attributes)
+        });
         let served = rig.store().latest_basis().micros();
         Self {
             rig,
@@ -549,8 +576,87 @@ impl Life {
         for &basis in bases.iter().rev().take(2) {
             check_basis(&self.rig, &self.model, basis);
         }
+        if let [first, .., last] = &bases[..] {
+            let middle = bases[bases.len() / 2];
+            for (from, to) in [(*first, *last), (*first, middle), (middle, *last)] {
+                check_changes(&self.rig, &self.model, from, to);
+            }
+        }
         let problem = |problem: &str| panic!("{problem}");
         self.rig.store().check_pages(problem).expect("reads");
+    }
+
+    /// A life whose type is imported: each batch has a system time of its own, not before that of the batch before.
+    fn import(batches: &[(i64, Vec<Mutation>, bool)]) -> Self {
+        let mut life = Self::start(EntityTypeState::Importing);
+        life.rig.clock.set(IMPORTED_AT);
+        for (by, mutations, restarts) in batches {
+            life.now += by;
+            let batch = Batch {
+                mutations: mutations.clone(),
+                import_time: Some(SysTime::from_micros(life.now)),
+                ..Batch::default()
+            };
+            life.rig.write_batch(batch).expect("imported");
+            life.model.commit(life.now, mutations);
+            if *restarts {
+                life.rig.reopen().expect("opens");
+            }
+        }
+        let sealed = life.rig.store().finish_import(TYPE);
+        life.rig.runtime.block_on(sealed).expect("sealed");
+        life.now = IMPORTED_AT;
+        life.served = life.rig.store().latest_basis().micros();
+        life
+    }
+}
+
+/// What the feed of changes tells between two bases, put together, is how the two differ.
+fn check_changes(rig: &Rig, model: &Model, from: i64, to: i64) {
+    let basis = |at| Some(SysTime::from_micros(at));
+    let changes = rig.store().changes(basis(from), basis(to), &[], None);
+    let mut changes = changes.expect("a walk");
+    let mut told: BTreeMap<(String, i64), (String, String)> = BTreeMap::new();
+    loop {
+        let found = match changes.next(2).expect("reads") {
+            ChangeStep::Told { changes, .. } => changes,
+            ChangeStep::Searching => continue,
+            ChangeStep::UpToDate(_) => break,
+        };
+        for change in found {
+            for point in 0..=POINTS {
+                if change.valid.contains(ValidTime::from_micros(point)) {
+                    let after = changed_state(&change.after);
+                    told.entry((change.entity_id.clone(), point))
+                        .and_modify(|net| net.1.clone_from(&after))
+                        .or_insert_with(|| (changed_state(&change.before), after));
+                }
+            }
+        }
+    }
+    for id in IDS {
+        // What was erased is told as erased, whatever it was.
+        if model.erased_until.contains_key(id) {
+            continue;
+        }
+        let (before, after) = (model.timeline(id, from), model.timeline(id, to));
+        for point in 0..=POINTS {
+            let state = |timeline: &Timeline| answer_of(&timeline[index(point)]).0;
+            let expected = (state(&before), state(&after));
+            match told.get(&(id.to_owned(), point)) {
+                None => assert_eq!(expected.0, expected.1, "{id:?} at {point}: {from} to {to}"),
+                Some(net) => assert_eq!(*net, expected, "{id:?} at {point}: {from} to {to}"),
+            }
+        }
+    }
+}
+
+fn changed_state(state: &ChangedState) -> String {
+    match state {
+        ChangedState::Value(values) => format!("{:?}", pair_of(values)),
+        ChangedState::Ended => "ended".to_owned(),
+        ChangedState::NotKnown => "unknown".to_owned(),
+        ChangedState::Erased => "erased".to_owned(),
     }
 }
 
@@ -564,7 +670,7 @@ proptest! {
 
     #[test]
     fn store_answers_as_the_model_does(steps in steps()) {
-        let mut life = Life::start();
+        let mut life = Life::start(EntityTypeState::Active);
         for step in &steps {
             match step {
                 Step::Write(by, batch) => life.write(*by, batch),
@@ -573,8 +679,18 @@ proptest! {
             }
         }
         life.check();
-        let problems = |problem: &str| panic!("{problem}");
-        life.rig.store().check_pages(problems).expect("reads");
+    }
+
+    #[test]
+    fn an_imported_history_answers_as_the_model_does(
+        batches in imported(),
+        more in prop::collection::vec((1..10i64, a_batch()), 0..4),
+    ) {
+        let mut life = Life::import(&batches);
+        for (by, batch) in &more {
+            life.write(*by, batch);
+        }
+        life.check();
     }
 }
 
