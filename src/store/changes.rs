@@ -3,8 +3,9 @@
 //! A record says which ranges of valid time a commit wrote to. What the answers there were just before it and are since is
 //! read from the pages, at the basis before its system time and at it: ranges whose answer stayed the same are not told.
 //!
-//! - Commits are told in the order in which they were made, and chosen by their own system time. Commits that were imported
-//!   under one system time are one step from one state to another: each tells that step over the ranges it wrote to.
+//! - Commits are told in the order in which they were made, and chosen by the system time of their versions: of imported
+//!   ones, the caller's. Commits that were imported under one system time are one step from one state to another: each tells
+//!   that step over the ranges it wrote to.
 //! - A type that is being imported is not read, so its commits are left out.
 //! - Of an entity that was erased later, earlier records say nothing any more; where one still does, both states are
 //!   [`ChangedState::Erased`].
@@ -103,7 +104,11 @@ pub struct Changes {
     store: Store,
     /// `None`: all types.
     types: Option<BTreeSet<String>>,
+    /// Commits up to this basis are left out.
+    from: SysTime,
     to: SysTime,
+    /// The last commit that may have been imported: up to there, system times are in no order.
+    last_import: u64,
     position: ChangePosition,
 }
 
@@ -175,13 +180,23 @@ impl Store {
             (Some(position), _) => position,
             (None, None) => ChangePosition::after(0),
             (None, Some(from)) => {
-                ChangePosition::after(self.inner.records.last_at_or_before(from, last)?)
+                let mut start = self.inner.records.last_at_or_before(from, last)?;
+                for import in self.inner.published.imports.read().values() {
+                    if import.last_time > from.micros() {
+                        start = start.min(import.first_sequence.saturating_sub(1));
+                    }
+                }
+                ChangePosition::after(start)
             }
         };
+        let imports = self.inner.published.imports.read();
+        let last_import = imports.values().map(|import| import.last_sequence).max();
         Ok(Changes {
             store: self.clone(),
             types: (!types.is_empty()).then(|| types.iter().cloned().collect()),
+            from: from.unwrap_or(SysTime::MIN),
             to: to.unwrap_or(SysTime::from_micros(i64::MAX)),
+            last_import: last_import.unwrap_or(0),
             position,
         })
     }
@@ -232,8 +247,13 @@ impl Changes {
                 return Ok(Step::UpToDate(basis));
             }
             let record = self.store.inner.records.get(sequence)?;
-            if record.system_time > self.to.micros() {
+            if record.system_time > self.to.micros() && sequence > self.last_import {
                 return Ok(Step::UpToDate(basis));
+            }
+            let at = told_time(&record);
+            if at <= self.from.micros() || at > self.to.micros() {
+                self.position = ChangePosition::after(sequence);
+                continue;
             }
             let changes = self.tell(&record, max_changes.max(1))?;
             if !changes.is_empty() {

@@ -22,7 +22,7 @@ use super::{
     error::Error,
     journal::Journal,
     log::Record,
-    marks,
+    marks::{self, ImportMark},
     model::Committed,
     prepared::Prepared,
     resolve::Resolver,
@@ -79,6 +79,8 @@ pub(super) struct Published {
     pub(super) first_known: RwLock<BTreeMap<String, i64>>,
     /// By type: its last commit since the store was opened.
     last_changed: RwLock<BTreeMap<String, i64>>,
+    /// By type: how far its import has come.
+    pub(super) imports: RwLock<BTreeMap<String, ImportMark>>,
     /// The last commit when the store was opened.
     opened_at: i64,
     /// What readers share. Whatever changes answers at bases that have passed must be forgotten there.
@@ -139,6 +141,7 @@ impl Committer {
             types: RwLock::new(types.clone()),
             first_known: RwLock::new(journal.first_known.clone()),
             last_changed: RwLock::default(),
+            imports: RwLock::new(journal.imports.clone()),
             snapshots: Snapshots::new(MAX_SNAPSHOT_BYTES),
             opened_at: watermark,
             last: watch::Sender::new((journal.end.sequence, watermark)),
@@ -209,6 +212,10 @@ impl Committer {
             .last_changed
             .write()
             .clone_from(&self.journal.last_changed);
+        self.published
+            .imports
+            .write()
+            .clone_from(&self.journal.imports);
         let watermark = self
             .journal
             .end

@@ -278,8 +278,6 @@ fn every_token_goes_on_where_its_message_ended() {
         for (index, message) in all.iter().enumerate() {
             let request = pb::ListChangesRequest {
                 resume_token: message.resume_token.clone(),
-                // Ignored beside a token.
-                from_basis: Some(instant(2_005)),
                 ..Default::default()
             };
             let rest = list(&mut client, request).await;
