@@ -499,7 +499,9 @@ impl Rig {
         match results[0].outcome() {
             EntityOutcome::Value => kind_text(results[0].values[0].kind.as_ref()),
             EntityOutcome::Ended | EntityOutcome::NotKnown => "absent".to_owned(),
-            other => format!("{other:?}"),
+            outcome @ (EntityOutcome::Erased
+            | EntityOutcome::TooOld
+            | EntityOutcome::Unspecified) => format!("{outcome:?}"),
         }
     }
 }
@@ -576,7 +578,9 @@ fn state(state: Option<&State>) -> String {
             kind_text(held.get(ATTRIBUTE).and_then(|value| value.kind.as_ref()))
         }
         EntityOutcome::Ended | EntityOutcome::NotKnown => "absent".to_owned(),
-        other => format!("{other:?}"),
+        outcome @ (EntityOutcome::Erased | EntityOutcome::TooOld | EntityOutcome::Unspecified) => {
+            format!("{outcome:?}")
+        }
     }
 }
 

@@ -207,7 +207,10 @@ fn answer(result: &pb::lookup_response::Result) -> Option<Vec<Option<f64>>> {
                 .collect(),
         ),
         EntityOutcome::NotKnown => None,
-        other => panic!("{other:?}"),
+        outcome @ (EntityOutcome::Ended
+        | EntityOutcome::Erased
+        | EntityOutcome::TooOld
+        | EntityOutcome::Unspecified) => panic!("{outcome:?}"),
     }
 }
 

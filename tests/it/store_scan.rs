@@ -110,16 +110,18 @@ async fn scan(
 }
 
 fn int(version: &pb::Version, name: &str) -> Option<i64> {
-    match version.attributes.get(name)?.kind.clone()? {
-        Kind::Int64Value(value) => Some(value),
-        other => panic!("{other:?}"),
+    match version.attributes.get(name)?.kind.as_ref() {
+        None => None,
+        Some(Kind::Int64Value(value)) => Some(*value),
+        Some(other) => panic!("{other:?}"),
     }
 }
 
 fn model(version: &pb::Version) -> Option<String> {
-    match version.attributes.get("model")?.kind.clone()? {
-        Kind::StringValue(value) => Some(value),
-        other => panic!("{other:?}"),
+    match version.attributes.get("model")?.kind.as_ref() {
+        None => None,
+        Some(Kind::StringValue(value)) => Some(value.clone()),
+        Some(other) => panic!("{other:?}"),
     }
 }
 
