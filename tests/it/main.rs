@@ -31,6 +31,7 @@ mod store_check;
 mod store_columns;
 mod store_crash;
 mod store_damage;
+mod store_erase;
 mod store_evolution;
 mod store_grpc;
 mod store_import;

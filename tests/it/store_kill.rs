@@ -5,15 +5,20 @@
 //!
 //! `HINDCAST_CRASH_ROUNDS` says how many rounds; without it as many as fit [`TIME`], and no fewer than [`FEWEST`].
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
-use hindcast::time::SystemClock;
+use hindcast::{store::copy, time::SystemClock};
 
-use crate::store_lives::{Process, Random, Reader, Writer, Writers, check, number};
+use crate::{
+    store_lives::{Process, Random, Reader, Writer, Writers, check, number},
+    store_support::open_database,
+};
 
 const TIME: Duration = Duration::from_secs(40);
 const FEWEST: u64 = 10;
 const WRITERS: usize = 8;
+/// The folder is checked, as the kill left it, once in so many rounds.
+const ROUNDS_PER_CHECK: u64 = 10;
 /// A life under writers ends after at most this long.
 const LONGEST_LIFE_MS: u64 = 250;
 
@@ -38,6 +43,9 @@ async fn acknowledged_writes_survive_kills() {
             .await;
         drop(process);
         let mut writers = writers.join().await;
+        if rounds % ROUNDS_PER_CHECK == 0 {
+            check_folder(&data, false);
+        }
         process = Process::start(&data, &[]).await;
         for writer in &mut writers {
             acknowledged += writer.next();
@@ -56,7 +64,18 @@ async fn acknowledged_writes_survive_kills() {
         let still = check(&mut Reader::Server(&mut process), writer).await;
         still.unwrap_or_else(|problem| panic!("in the end: {problem}"));
     }
+    drop(process);
+    check_folder(&data, true);
     println!(
         "{rounds} kills, {acknowledged} acknowledged batches, all there; {cut_off} were there without having been acknowledged"
     );
+}
+
+/// `store check` finds nothing wrong with a folder that no server has open.
+fn check_folder(data: &Path, is_deep: bool) {
+    let database = open_database(&data.join(copy::DATABASE_FOLDER)).expect("opens");
+    let scratch = data.join("beside");
+    let deep = is_deep.then_some(scratch.as_path());
+    let report = copy::check(&database, deep, &mut |_| {}).expect("walks");
+    assert_eq!(report.problems, [], "deep: {is_deep}");
 }

@@ -7,7 +7,7 @@ use crate::store::{
     copy::keyspaces::LOG,
     journal::{Journal, LogEnd},
     keys,
-    log::Record,
+    log::{Entry, Record},
     marks,
     recovery::check_chain,
 };
@@ -37,6 +37,7 @@ pub(super) fn walk(
         is_chained: true,
         first_known: BTreeMap::new(),
         imported_to: BTreeMap::new(),
+        is_redacted: false,
         report,
     };
     let mut unapplied = BTreeSet::new();
@@ -76,6 +77,8 @@ struct Walk<'a> {
     first_known: BTreeMap<String, i64>,
     /// By type: the last system time of its import.
     imported_to: BTreeMap<String, i64>,
+    /// Whether anything that it said was erased.
+    is_redacted: bool,
     report: &'a mut CheckReport,
 }
 
@@ -112,6 +115,8 @@ impl Walk<'_> {
         self.is_chained = true;
         self.end.hash = hash;
         self.end.system_time = Some(record.system_time);
+        let is_redacted = |entry: &Entry| matches!(entry, Entry::Redacted(_));
+        self.is_redacted |= record.entries.iter().any(is_redacted);
         for (entity_type, _) in record.entries.iter().filter_map(|entry| entry.entity()) {
             if !self.first_known.contains_key(entity_type) {
                 self.first_known.insert(entity_type.to_owned(), record.at());
@@ -127,8 +132,15 @@ impl Walk<'_> {
         Ok(Some(record))
     }
 
+    /// What was erased does not say any more when its type was first known: then the log only says when at the latest.
     fn compare_first_known(&mut self, journal: &Journal) {
-        if journal.first_known != self.first_known && self.report.is_clean() {
+        let agrees = |(entity_type, &first): (&String, &i64)| {
+            let noted = journal.first_known.get(entity_type);
+            noted.is_some_and(|&noted| noted == first || (self.is_redacted && noted < first))
+        };
+        let has_all = journal.first_known.len() == self.first_known.len() || self.is_redacted;
+        let is_known = has_all && self.first_known.iter().all(agrees);
+        if !is_known && self.report.is_clean() {
             let what = "the first-known times are not those of the log";
             self.report.add("meta", what, super::DERIVE);
         }
