@@ -34,6 +34,7 @@ mod store_damage;
 mod store_evolution;
 mod store_grpc;
 mod store_import;
+mod store_import_times;
 mod store_ingest;
 mod store_kill;
 mod store_lives;
