@@ -1,12 +1,12 @@
 //! What one commit does to one entity, from its stored pages to what must be written.
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use super::{
     error::Error,
     keys,
     page::{Row, RowHash},
-    page_codec,
+    page_codec::{self, PageId},
     page_view::PageView,
     pages::{self, Head, Source, Write},
     path,
@@ -30,6 +30,8 @@ pub(super) struct Edit<'a, S> {
     is_wiped: bool,
     /// Long rows that the commit brought.
     rows: BTreeMap<RowHash, Vec<u8>>,
+    /// Stored pages that no reader can reach any more.
+    buried: RefCell<Vec<PageId>>,
 }
 
 impl<'a, S: Source> Edit<'a, S> {
@@ -40,7 +42,7 @@ impl<'a, S: Source> Edit<'a, S> {
             Head::Root(root) => Some(root),
         };
         let tree = match &stored {
-            None => Ok(Tree::empty(i64::MIN)),
+            None => Ok(Tree::empty(i64::MIN, 0)),
             Some(root) => Tree::from_root(root),
         };
         Ok(Self {
@@ -53,6 +55,7 @@ impl<'a, S: Source> Edit<'a, S> {
             stored,
             is_wiped: false,
             rows: BTreeMap::new(),
+            buried: RefCell::default(),
         })
     }
 
@@ -70,6 +73,7 @@ impl<'a, S: Source> Edit<'a, S> {
             sequence: self.sequence,
             at: self.at,
             load: &load,
+            buried: &self.buried,
         };
         if !tree.assert_over(&commit, span, fresh.as_ref())? {
             return Ok(false);
@@ -93,10 +97,11 @@ impl<'a, S: Source> Edit<'a, S> {
             return false;
         }
         self.is_wiped = true;
-        self.tree = Tree::empty(self.at);
+        self.tree = Tree::empty(self.at, self.sequence);
         self.tree.touch();
         self.erased_until = Some(OPEN);
         self.rows.clear();
+        self.buried.borrow_mut().clear();
         true
     }
 
@@ -112,6 +117,7 @@ impl<'a, S: Source> Edit<'a, S> {
             sequence: self.sequence,
             at: self.at,
             load: &load,
+            buried: &self.buried,
         };
         self.tree.leaf(&commit, point)
     }
@@ -185,8 +191,12 @@ impl<'a, S: Source> Edit<'a, S> {
             writes.extend(self.archive(root.id().since));
             writes.push(Write::Head(root.encode(&self.key, self.erased_until)));
         }
+        writes.extend(self.buried.borrow().iter().copied().map(Write::Remove));
         if self.is_wiped {
-            writes.push(Write::Wipe(self.at));
+            writes.push(Write::Wipe {
+                at: self.at,
+                sequence: self.sequence,
+            });
         }
         writes
     }
@@ -214,6 +224,6 @@ impl<S: Source> Edit<'_, S> {
 fn loader<'a>(
     source: &'a impl Source,
     key: &'a [u8],
-) -> impl Fn(page_codec::PageId) -> Result<PageView, Error> + 'a {
+) -> impl Fn(PageId) -> Result<PageView, Error> + 'a {
     move |id| source.page(key, id)
 }

@@ -60,7 +60,7 @@ fn gather(
         leaves.push(root.clone());
     }
     // From the newest on: what covers a point when a leaf's turn comes is what took the leaf's place.
-    leaves.sort_by_key(|leaf| std::cmp::Reverse(leaf.header.since));
+    leaves.sort_by_key(|leaf| std::cmp::Reverse((leaf.header.since, leaf.header.made_by)));
     let mut successors = Successors::default();
     let mut pieces = Pieces::default();
     for leaf in &leaves {

@@ -29,18 +29,21 @@ pub(super) struct Inner {
 pub(super) struct Child {
     pub(super) from: i64,
     pub(super) since: i64,
+    /// The commit that made it.
+    pub(super) made_by: u64,
     /// `None` until it is needed.
     pub(super) node: Option<Box<Node>>,
 }
 
 impl Inner {
     /// The page above the pages that a root was cut into.
-    pub(super) fn above(level: u8, children: Vec<Node>, at: i64) -> Self {
+    pub(super) fn above(level: u8, children: Vec<Node>, commit: &Commit<'_>) -> Self {
         Self {
             header: Header {
                 level: level + 1,
                 span: Span::ALL,
-                since: at,
+                since: commit.at,
+                made_by: commit.sequence,
                 until: OPEN,
                 applied_sequence: 0,
                 erased_until: None,
@@ -55,6 +58,7 @@ impl Inner {
         let live = self.live.iter().map(|child| Entry {
             from: child.from,
             since: child.since,
+            made_by: child.made_by,
             until: OPEN,
         });
         let mut entries: Vec<_> = self.dead.iter().copied().chain(live).collect();
@@ -155,7 +159,7 @@ impl Inner {
                 taken_right += 1;
                 vec![pool, self.retire(commit, 0..1)?]
             };
-            pool = some_pool(Node::pooled(nodes, commit.at))?;
+            pool = some_pool(Node::pooled(nodes, commit))?;
         }
         let pages = pool.cut();
         let next = start + pages.len();
@@ -170,17 +174,19 @@ impl Inner {
         let level = self.header.level - 1;
         let mut nodes = Vec::with_capacity(group.len());
         for child in self.live.drain(group) {
-            // One made by this very commit was never on disk, and of those that end as this page begins no reader knows.
+            // Of one made at this very system time no reader knows, nor, through this page, of those that end as it begins.
             if child.since < commit.at && self.header.since < commit.at {
                 self.dead.push(Entry {
                     from: child.from,
                     since: child.since,
+                    made_by: child.made_by,
                     until: commit.at,
                 });
             }
+            commit.bury(child.id(level));
             nodes.push(child.into_node(commit, level)?);
         }
-        some_pool(Node::pooled(nodes, commit.at))
+        some_pool(Node::pooled(nodes, commit))
     }
 
     pub(super) fn cut(mut self) -> Vec<Self> {
@@ -224,6 +230,7 @@ impl Child {
         Self {
             from: id.from,
             since: id.since,
+            made_by: id.made_by,
             node: Some(Box::new(node)),
         }
     }
@@ -245,10 +252,11 @@ impl Child {
         }
     }
 
-    fn id(&self, level: u8) -> PageId {
+    pub(super) fn id(&self, level: u8) -> PageId {
         PageId {
             level,
             since: self.since,
+            made_by: self.made_by,
             from: self.from,
         }
     }

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `heads` | entity key | the root of the entity's page tree: for the ordinary entity, all of it |
 //! | `roots` | entity key, `since` (i64, sign bit flipped) | an earlier root, as it last lay in `heads` |
-//! | `pages` | entity key, level (u8), `since`, start of its span (both i64, sign bit flipped) | a page that is no root |
+//! | `pages` | entity key, level (u8), `since`, sequence of the commit that made it (u64), start of its span | a page that is no root |
 //! | `rows` | entity key, first 16 bytes of the row's SHA-256 | a row too long for pages |
 //! | `log` (large) | sequence (u64) | commit record, or the generation of it in `redacted` |
 //! | `redacted` (large) | sequence (u64), generation (u64) | commit record |
@@ -82,7 +82,7 @@ pub(super) fn parse_entity_key(key: &[u8]) -> Option<(String, String)> {
 /// What a [`root_key`] has more than the entity's.
 pub(super) const ROOT_SUFFIX_BYTES: usize = 8;
 /// What a [`page_key`] has more than the entity's.
-pub(super) const PAGE_SUFFIX_BYTES: usize = 17;
+pub(super) const PAGE_SUFFIX_BYTES: usize = 25;
 /// What a [`row_key`] has more than the entity's.
 pub(super) const ROW_SUFFIX_BYTES: usize = 16;
 
@@ -97,6 +97,7 @@ pub(super) fn page_key(entity_key: &[u8], id: PageId) -> Vec<u8> {
         entity_key,
         &[id.level],
         &ordered(id.since),
+        &sequence_key(id.made_by),
         &ordered(id.from),
     ]
     .concat()
@@ -105,10 +106,12 @@ pub(super) fn page_key(entity_key: &[u8], id: PageId) -> Vec<u8> {
 /// The page in a [`page_key`] of this entity.
 pub(super) fn parse_page_key(key: &[u8], entity_key: &[u8]) -> Option<PageId> {
     let (&level, rest) = key.strip_prefix(entity_key)?.split_first()?;
-    let (since, from) = rest.split_first_chunk::<8>()?;
+    let (since, rest) = rest.split_first_chunk::<8>()?;
+    let (made_by, from) = rest.split_first_chunk::<8>()?;
     Some(PageId {
         level,
         since: number(*since),
+        made_by: u64::from_be_bytes(*made_by),
         from: number(from.try_into().ok()?),
     })
 }
@@ -124,6 +127,11 @@ pub(super) fn leaves_until(entity_key: &[u8], basis: i64) -> (Vec<u8>, Vec<u8>) 
     let start = [entity_key, &[0]].concat();
     let end = [&start[..], &ordered(basis.saturating_add(1))].concat();
     (start, end)
+}
+
+/// What the keys of all pages of `level` that were made at `since` start with.
+pub(super) fn pages_made_at(entity_key: &[u8], level: u8, since: i64) -> Vec<u8> {
+    [entity_key, &[level], &ordered(since)].concat()
 }
 
 /// The key of a row that lies outside of pages.
@@ -195,12 +203,13 @@ mod tests {
         }
 
         #[test]
-        fn pages_order_by_level_then_since_then_start(a: (u8, i64, i64), b: (u8, i64, i64)) {
-            let [id_a, id_b] = [a, b].map(|(level, since, from)| PageId { level, since, from });
+        fn pages_order_by_level_then_since_then_start(a: (u8, i64, u64, i64), b: (u8, i64, u64, i64)) {
+            let [id_a, id_b] = [a, b].map(|(level, since, made_by, from)| PageId { level, since, made_by, from });
             let (key_a, key_b) = (page_key(b"e", id_a), page_key(b"e", id_b));
             prop_assert_eq!(key_a.cmp(&key_b), a.cmp(&b));
             prop_assert_eq!(parse_page_key(&key_a, b"e"), Some(id_a));
             prop_assert_eq!(parse_root_key(&root_key(b"e", a.1), b"e"), Some(a.1));
+            prop_assert_eq!(key_a.starts_with(&pages_made_at(b"e", b.0, b.1)), (a.0, a.1) == (b.0, b.1));
             let (start, end) = leaves_until(b"e", b.1);
             prop_assert_eq!((start..end).contains(&key_a), a.0 == 0 && a.1 <= b.1 && b.1 < i64::MAX);
             let key = request_time_key(a.1, "r");

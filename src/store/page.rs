@@ -64,6 +64,8 @@ pub(super) struct Page {
     pub(super) span: Span,
     /// The system time at which it was made; `i64::MIN` for an entity's first.
     pub(super) since: i64,
+    /// The commit that made it; 0 for an entity's first.
+    pub(super) made_by: u64,
     /// The last commit whose changes are in it.
     pub(super) applied_sequence: u64,
     /// In order of (`from`, `system_from`).
@@ -73,10 +75,11 @@ pub(super) struct Page {
 
 impl Page {
     /// A page about which nothing is known.
-    pub(super) fn empty(span: Span, since: i64) -> Self {
+    pub(super) fn empty(span: Span, since: i64, made_by: u64) -> Self {
         Self {
             span,
             since,
+            made_by,
             applied_sequence: 0,
             rects: Vec::new(),
             rows: Vec::new(),
@@ -146,13 +149,14 @@ impl Page {
         total
     }
 
-    /// The live versions of pages that lie side by side, as one page from `at` on. It may be longer than a page can be.
-    pub(super) fn pooled(pages: &[Self], at: i64) -> Self {
+    /// The live versions of pages that lie side by side, as one page that `made_by` made at `at`. It may be longer than a page can
+    /// be.
+    pub(super) fn pooled(pages: &[Self], at: i64, made_by: u64) -> Self {
         let span = Span {
             from: pages.iter().map(|page| page.span.from).min().unwrap_or(0),
             to: pages.iter().map(|page| page.span.to).max().unwrap_or(0),
         };
-        let mut pool = Self::empty(span, at);
+        let mut pool = Self::empty(span, at, made_by);
         let mut states: HashMap<&Row, u32> = HashMap::new();
         for page in pages {
             for rect in page.rects.iter().filter(|rect| rect.is_live()) {
@@ -175,6 +179,7 @@ impl Page {
         let mut piece = Self {
             span,
             since: self.since,
+            made_by: self.made_by,
             applied_sequence: 0,
             rects: self.rects[rects].to_vec(),
             rows: self.rows.clone(),

@@ -1,7 +1,7 @@
 //! The bytes of pages. `page_view` reads them.
 //!
 //! **Layout**: format byte; CRC-32 (big-endian) of the key and of all that follows; flags, level, the bounds that the flags do
-//! not say (`span`, `since`, `until`, `erased_until`), applied sequence. Then
+//! not say (`span`, `since` and the commit that made it, `until`, `erased_until`), applied sequence. Then
 //! - of a leaf (level 0): its rows, deduplicated, each inside or by its hash; its versions, as differences to the one before;
 //! - of an inner page: its entries, as differences to the one before.
 //!
@@ -35,6 +35,8 @@ pub(super) struct PageId {
     pub(super) level: u8,
     /// The system time at which it was made.
     pub(super) since: i64,
+    /// The commit that made it: commits of an import may share a system time.
+    pub(super) made_by: u64,
     /// Where its span starts.
     pub(super) from: i64,
 }
@@ -44,6 +46,8 @@ pub(super) struct PageId {
 pub(super) struct Entry {
     pub(super) from: i64,
     pub(super) since: i64,
+    /// The commit that made it.
+    pub(super) made_by: u64,
     /// The system time at which others took its place; [`OPEN`] while it is live.
     pub(super) until: i64,
 }
@@ -53,6 +57,16 @@ impl Entry {
     pub(super) fn is_visible(&self, basis: i64) -> bool {
         self.since <= basis && basis < self.until
     }
+
+    /// The child, which is at `level`.
+    pub(super) fn id(&self, level: u8) -> PageId {
+        PageId {
+            level,
+            since: self.since,
+            made_by: self.made_by,
+            from: self.from,
+        }
+    }
 }
 
 /// What a page says about itself.
@@ -61,7 +75,10 @@ pub(super) struct Header {
     /// 0 for leaves.
     pub(super) level: u8,
     pub(super) span: Span,
+    /// The system time at which it was made; `i64::MIN` for an entity's first.
     pub(super) since: i64,
+    /// The commit that made it; 0 for an entity's first.
+    pub(super) made_by: u64,
     /// Of an archived root: the system time at which another took its place. [`OPEN`] in all other pages, whose parents know.
     pub(super) until: i64,
     /// The last commit whose changes are in it.
@@ -76,6 +93,7 @@ pub(super) fn encode_leaf(key: &[u8], page: &Page, erased_until: Option<i64>) ->
         level: 0,
         span: page.span,
         since: page.since,
+        made_by: page.made_by,
         until: OPEN,
         applied_sequence: page.applied_sequence,
         erased_until,
@@ -86,11 +104,12 @@ pub(super) fn encode_leaf(key: &[u8], page: &Page, erased_until: Option<i64>) ->
 
 /// The bytes of an archived root of an entity about which nothing was known until `until`.
 pub(super) fn encode_nothing(key: &[u8], until: i64) -> Vec<u8> {
-    let page = Page::empty(Span::ALL, i64::MIN);
+    let page = Page::empty(Span::ALL, i64::MIN, 0);
     let mut out = start(&Header {
         level: 0,
         span: page.span,
         since: page.since,
+        made_by: page.made_by,
         until,
         applied_sequence: 0,
         erased_until: None,
@@ -107,7 +126,7 @@ pub(super) fn encode_inner(key: &[u8], header: &Header, entries: &[Entry]) -> Ve
 }
 
 /// The longest that a header can be, with the counts that follow it.
-pub(super) const MAX_HEADER_BYTES: usize = SEAL_BYTES + 2 + 10 * 6 + 6;
+pub(super) const MAX_HEADER_BYTES: usize = SEAL_BYTES + 2 + 10 * 7 + 6;
 
 /// What a leaf takes, header left out.
 pub(super) fn leaf_bytes(page: &Page) -> usize {
@@ -198,6 +217,9 @@ pub(super) fn start(header: &Header) -> Vec<u8> {
             put_i64(bound, &mut out);
         }
     }
+    if header.since != i64::MIN {
+        put_u64(header.made_by, &mut out);
+    }
     if header.until != OPEN {
         put_i64(header.until, &mut out);
     }
@@ -270,6 +292,11 @@ pub(super) fn header(reader: &mut Reader<'_>) -> codec::Result<Header> {
         to: bound(TO_IS_OPEN, OPEN)?,
     };
     let since = bound(SINCE_IS_MIN, i64::MIN)?;
+    let made_by = if flags & SINCE_IS_MIN == 0 {
+        reader.u64()?
+    } else {
+        0
+    };
     let until = if flags & HAS_UNTIL == 0 {
         OPEN
     } else {
@@ -288,6 +315,7 @@ pub(super) fn header(reader: &mut Reader<'_>) -> codec::Result<Header> {
         level,
         span,
         since,
+        made_by,
         until,
         applied_sequence: reader.u64()?,
         erased_until,
@@ -300,6 +328,7 @@ pub(super) fn header(reader: &mut Reader<'_>) -> codec::Result<Header> {
 pub(super) struct Differences {
     from: i64,
     system_from: i64,
+    made_by: u64,
 }
 
 impl Differences {
@@ -362,6 +391,8 @@ impl Differences {
         self.put_from(entry.from, out);
         if entry.since != i64::MIN {
             self.put_system_from(entry.since, out);
+            put_i64(entry.made_by.wrapping_sub(self.made_by).cast_signed(), out);
+            self.made_by = entry.made_by;
         }
         if entry.until != OPEN {
             put_i64(entry.until.wrapping_sub(self.system_from), out);
@@ -371,14 +402,20 @@ impl Differences {
     pub(super) fn entry(&mut self, reader: &mut Reader<'_>) -> codec::Result<Entry> {
         let flags = reader.u8()?;
         let from = self.from(flags, reader)?;
-        let since = if flags & SINCE_IS_MIN == 0 {
+        let (since, made_by) = if flags & SINCE_IS_MIN == 0 {
             self.system_from = self.system_from.wrapping_add(reader.i64()?);
-            self.system_from
+            self.made_by = self.made_by.wrapping_add_signed(reader.i64()?);
+            (self.system_from, self.made_by)
         } else {
-            i64::MIN
+            (i64::MIN, 0)
         };
         let until = self.system_to(flags, reader)?;
-        Ok(Entry { from, since, until })
+        Ok(Entry {
+            from,
+            since,
+            made_by,
+            until,
+        })
     }
 
     fn put_from(&mut self, from: i64, out: &mut Vec<u8>) {
@@ -417,7 +454,7 @@ mod tests {
     use crate::store::{page_view::PageView, timeline};
 
     fn page(asserted: &[(i64, i64, u8, i64)]) -> Page {
-        let mut page = Page::empty(Span::ALL, i64::MIN);
+        let mut page = Page::empty(Span::ALL, i64::MIN, 0);
         page.applied_sequence = 7;
         for &(from, to, row, at) in asserted {
             let row = (row > 0).then(|| Row::of(&vec![row; usize::from(row)]));
@@ -444,13 +481,13 @@ mod tests {
         #[test]
         fn leaves_round_trip(
             mut asserted in prop::collection::vec((any::<i64>(), any::<i64>(), 0..4u8, any::<i64>()), 0..20),
-            since: i64, erased_until: Option<i64>,
+            (since, made_by) in (i64::MIN + 1.., any::<u64>()), erased_until: Option<i64>,
         ) {
             asserted.sort_by_key(|assertion| assertion.3);
             asserted.retain(|assertion| assertion.3 != OPEN && assertion.3 != i64::MIN);
-            let page = Page { since, ..page(&asserted) };
+            let page = Page { since, made_by, ..page(&asserted) };
             let read = view(encode_leaf(b"key", &page, erased_until));
-            let header = Header { level: 0, span: Span::ALL, since, until: OPEN, applied_sequence: 7, erased_until };
+            let header = Header { level: 0, span: Span::ALL, since, made_by, until: OPEN, applied_sequence: 7, erased_until };
             let archived = read.archived(b"key", 6);
             let archived = view(archived);
             prop_assert_eq!(archived.header, Header { until: 6, ..header });
@@ -470,14 +507,17 @@ mod tests {
         }
 
         #[test]
-        fn inner_pages_round_trip(mut told in prop::collection::vec((any::<i64>(), any::<i64>(), any::<i64>()), 0..20)) {
+        fn inner_pages_round_trip(
+            mut told in prop::collection::vec((any::<i64>(), any::<i64>(), any::<u64>(), any::<i64>()), 0..20),
+        ) {
             told.sort_unstable();
             let entries: Vec<_> = told
                 .into_iter()
-                .map(|(from, since, until)| Entry { from, since, until })
+                .map(|(from, since, made_by, until)| Entry { from, since, made_by, until })
+                .map(|entry| Entry { made_by: if entry.since == i64::MIN { 0 } else { entry.made_by }, ..entry })
                 .collect();
             let span = Span { from: 3, to: 9 };
-            let header = Header { level: 2, span, since: 5, until: OPEN, applied_sequence: 8, erased_until: None };
+            let header = Header { level: 2, span, since: 5, made_by: 6, until: OPEN, applied_sequence: 8, erased_until: None };
             let bytes = encode_inner(b"key", &header, &entries);
             prop_assert!(bytes.len() <= MAX_HEADER_BYTES + entry_bytes(&entries).iter().sum::<usize>());
             let read = view(bytes);
@@ -515,12 +555,22 @@ mod tests {
             level: 1,
             span: Span { from: -7, to: OPEN },
             since: 1_700_000_000_000_000,
+            made_by: 290,
             until: OPEN,
             applied_sequence: 300,
             erased_until: None,
         };
-        let entries = [(-7, 9, 12), (-7, 12, OPEN), (40, i64::MIN, OPEN)]
-            .map(|(from, since, until)| Entry { from, since, until });
+        let entries = [
+            (-7, 9, 200, 12),
+            (-7, 12, 300, OPEN),
+            (40, i64::MIN, 0, OPEN),
+        ]
+        .map(|(from, since, made_by, until)| Entry {
+            from,
+            since,
+            made_by,
+            until,
+        });
         let inner = encode_inner(b"key", &header, &entries);
         assert_eq!(
             inner,

@@ -75,6 +75,7 @@ impl PageView {
         Ok(Page {
             span: self.header.span,
             since: self.header.since,
+            made_by: self.header.made_by,
             applied_sequence: self.header.applied_sequence,
             rects,
             rows,
@@ -165,11 +166,7 @@ impl PageView {
             }
         }
         let entry = found.ok_or(Malformed("none of its children covers a point"))?;
-        Ok(PageId {
-            level: self.header.level - 1,
-            since: entry.since,
-            from: entry.from,
-        })
+        Ok(entry.id(self.header.level - 1))
     }
 
     fn leaf_reader(&self) -> codec::Result<Reader<'_>> {

@@ -4,13 +4,15 @@
 //! in `roots`, other pages in `pages`, long rows in `rows`; see `tree` for how they grow.
 //!
 //! **Order.** A commit writes rows first, then the pages it made or changed, children before parents, then the old root into
-//! `roots` if it has died, then the head. What an erasure removes goes after the head.
+//! `roots` if it has died, then the head. What is removed goes after the head: all of an erased entity, and pages that
+//! commits of one system time made and buried.
 //!
 //! **Readers** at a served basis take no lock, whatever the committer is doing:
 //! - A page is one value: it is seen as it was before a commit or after.
 //! - A change in place adds versions or entries from a later system time and ends others at one: a reader at a served basis
 //!   sees the same in both states.
-//! - A page that died stays as it was, and its parent (old or new) still names it for bases before its death.
+//! - A page that died stays as it was, and its parent (old or new) still names it for bases before its death. If there are
+//!   none, it is removed: only in an import, which is not read before it is finished.
 //! - A head that a reader has read, new or old, names only pages that were written before it. If the basis lies before the
 //!   head's `since`, the root for it was archived before that head was written.
 //! - An erasure takes pages away from under readers that have an older head: one that misses a page looks at the head again.
@@ -20,10 +22,12 @@
 //! - A page that died, or that the commit replaced while working, was not written: replay finds it as the commit did.
 //! - A page that was written in place survived the commit, so it was never unsound and never pooled in it. Replay leaves it
 //!   and all below it alone: children were written before. What happens to other pages does not depend on it.
-//! - So replay makes the same pages again, under the same keys (level, `since`, start), with the same bytes.
+//! - So replay makes the same pages again, under the same keys (level, `since`, sequence, start), with the same bytes.
 //! - If the head was written, so was everything; if the head did not change, its place in this order is the end.
 //! - If any write of a later commit is there, this commit is whole: each page that it changed has its sequence or a later
 //!   one, and where it changed nothing, it changes nothing again.
+//! - A page that was to be removed may still lie there when its parent forgot it already. Nothing comes to it again; replay
+//!   ends with looking for such pages (see [`path::unreached`]).
 
 use std::sync::{
     Arc,
@@ -37,6 +41,7 @@ use super::{
     page::RowHash,
     page_codec::{self, PageId},
     page_view::PageView,
+    path,
 };
 use crate::kv::{self, Database, Keyspace, Slice};
 
@@ -83,6 +88,9 @@ pub(super) trait Source {
 
     /// All leaves that were made at or before `basis`, but for a head's.
     fn leaves(&self, key: &[u8], basis: i64) -> Result<Vec<PageView>, Error>;
+
+    /// The pages that are no roots and were made at `since`.
+    fn made_at(&self, key: &[u8], since: i64) -> Result<Vec<PageId>, Error>;
 }
 
 /// One step of writing an entity's pages. In the order in which they are made, any number of the first steps may be all that
@@ -94,9 +102,18 @@ pub(super) enum Write {
     /// The root that dies, made at this system time.
     Archive(i64, Vec<u8>),
     Head(Vec<u8>),
-    /// Removes what was made before this system time, and the rows that only such pages name.
-    Wipe(i64),
+    /// Removes a page that no reader comes to.
+    Remove(PageId),
+    /// Removes the pages that earlier commits than `sequence` made, the roots that were made before `at`, its system time,
+    /// and the rows that only such pages name.
+    Wipe {
+        at: i64,
+        sequence: u64,
+    },
 }
+
+/// No tree is as high: even the smallest inner pages have dozens of children.
+const LEVELS: u8 = 16;
 
 /// How many pages reads have touched since the store was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -232,14 +249,24 @@ impl Pages {
                     self.roots.insert(&keys::root_key(key, *since), bytes)?;
                 }
                 Write::Head(bytes) => self.heads.insert(key, bytes)?,
-                Write::Wipe(before) => self.wipe(key, *before)?,
+                Write::Remove(id) => self.pages.remove(&keys::page_key(key, *id))?,
+                Write::Wipe { at, sequence } => self.wipe(key, *at, *sequence)?,
             }
         }
         Ok(())
     }
 
+    /// Removes the pages of the entity at `key` that were made at `at` and that no reader comes to. Not durable before the
+    /// next flush. **Cost**: see [`path::unreached`].
+    pub(super) fn sweep(&self, key: &[u8], at: i64) -> Result<(), Error> {
+        for id in path::unreached(self, key, at)? {
+            self.pages.remove(&keys::page_key(key, id))?;
+        }
+        Ok(())
+    }
+
     /// **Cost**: all pages and rows of the entity.
-    fn wipe(&self, key: &[u8], before: i64) -> Result<(), Error> {
+    fn wipe(&self, key: &[u8], at: i64, sequence: u64) -> Result<(), Error> {
         let mut named = Vec::new();
         let mut keep = |view: &PageView| -> Result<(), Error> {
             if view.header.level == 0 {
@@ -254,14 +281,14 @@ impl Pages {
         for entry in self.roots.prefix(key) {
             let (root_key, stored) = entry?;
             match keys::parse_root_key(&root_key, key) {
-                Some(since) if since >= before => keep(&read(key, stored)?)?,
+                Some(since) if since >= at => keep(&read(key, stored)?)?,
                 _ => self.roots.remove(&root_key)?,
             }
         }
         for entry in self.pages.prefix(key) {
             let (page_key, stored) = entry?;
             match keys::parse_page_key(&page_key, key) {
-                Some(id) if id.since >= before => keep(&read(&page_key, stored)?)?,
+                Some(id) if id.made_by >= sequence => keep(&read(&page_key, stored)?)?,
                 _ => self.pages.remove(&page_key)?,
             }
         }
@@ -329,6 +356,16 @@ impl Source for Pages {
             leaves.push(read(&page_key, stored)?);
         }
         Ok(leaves)
+    }
+
+    fn made_at(&self, key: &[u8], since: i64) -> Result<Vec<PageId>, Error> {
+        let mut ids = Vec::new();
+        for level in 0..LEVELS {
+            for entry in self.pages.prefix(&keys::pages_made_at(key, level, since)) {
+                ids.extend(keys::parse_page_key(&entry?.0, key));
+            }
+        }
+        Ok(ids)
     }
 }
 

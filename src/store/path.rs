@@ -4,6 +4,7 @@ use super::{
     codec::Malformed,
     error::Error,
     page::Row,
+    page_codec::PageId,
     page_view::PageView,
     pages::{self, Head, Source},
     timeline::{OPEN, Rect},
@@ -84,6 +85,27 @@ impl<'a, S: Source> Path<'a, S> {
         }
     }
 
+    /// Whether the way to the start of a page's span goes through the page.
+    fn comes_to(&mut self, id: PageId) -> Result<bool, Error> {
+        let leads_there =
+            |page: &PageView| page.header.level > id.level && page.header.span.contains(id.from);
+        while self.way.len() > 1 && !self.way.last().is_some_and(leads_there) {
+            self.way.pop();
+        }
+        while let Some(page) = self.way.last()
+            && page.header.level > id.level
+        {
+            let child = page
+                .child_at(id.from, self.basis)
+                .map_err(|malformed| self.damaged(malformed))?;
+            if child.level == id.level {
+                return Ok(child == id);
+            }
+            self.way.push(self.source.page(self.key, child)?);
+        }
+        Ok(false)
+    }
+
     /// What is seen at `point`, within its leaf.
     pub(super) fn find(&mut self, point: i64) -> Result<Seen, Error> {
         self.leaf(point)?
@@ -150,6 +172,27 @@ pub(super) fn row_bytes(source: &impl Source, key: &[u8], row: &Row) -> Result<S
         Row::Inside(bytes) => Ok(bytes.clone()),
         Row::Outside(hash) => source.row(key, hash),
     }
+}
+
+/// The pages of an entity that were made at `at` and that no reader comes to: buried by a later commit of the same system
+/// time, whose process died before it had removed them.
+///
+/// **Cost**: the keys of all pages made at `at`, and a way down to each.
+pub(super) fn unreached(source: &impl Source, key: &[u8], at: i64) -> Result<Vec<PageId>, Error> {
+    let made = source.made_at(key, at)?;
+    let root = match source.head(key)? {
+        head if made.is_empty() || head.is_erased_at(at) => return Ok(Vec::new()),
+        Head::Absent => return Ok(Vec::new()),
+        Head::Root(root) => root,
+    };
+    let mut path = Path::start(source, key, root, at)?;
+    let mut unreached = Vec::new();
+    for id in made {
+        if !path.comes_to(id)? {
+            unreached.push(id);
+        }
+    }
+    Ok(unreached)
 }
 
 /// Runs a read from the entity's head. If pages are missing that the head named, and there is another head by now, then the

@@ -4,6 +4,8 @@
 //! has a record's changes already is left alone, so it does not matter how far the writing had come. A record that is not
 //! whole was never acknowledged, and is not there.
 
+use std::collections::BTreeSet;
+
 use super::{
     error::Error,
     journal::{Journal, LogEnd},
@@ -31,9 +33,17 @@ pub(super) fn recover(journal: &mut Journal) -> Result<u64, Error> {
             system_time: Some(record.system_time),
         };
     }
+    let mut imported = BTreeSet::new();
     while let Some((record, hash)) = journal.record(journal.end.sequence + 1)? {
         check_chain(&journal.end, &record)?;
         replay(journal, &record, hash)?;
+        if record.import_time.is_some() {
+            let entities = record.entries.iter().filter_map(Entry::entity);
+            imported.extend(entities.map(|(name, id)| (keys::entity_key(name, id), record.at())));
+        }
+    }
+    for (key, at) in imported {
+        journal.pages.sweep(&key, at)?;
     }
     let end = journal.end.sequence;
     if journal.record(end + 2)?.is_some() {

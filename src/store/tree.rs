@@ -16,10 +16,16 @@
 //!
 //! **Bounds.** A page that was just made can take a third of a page of changes before it dies, so a change makes O(1) pages
 //! amortised, a wide one that meets many pages replaces them by few, and space is linear in the number of versions. An as-of
-//! read touches one page per level of what was live at its basis. Pages made at `at` itself, which nothing on disk refers to
-//! yet, are replaced freely within the commit.
+//! read touches one page per level of what was live at its basis. Pages that the commit itself made, which nothing on disk
+//! refers to yet, are replaced freely within it.
+//!
+//! **Commits of one system time.** An import gives its own, and may give one several times. A page that an earlier commit
+//! made at `at` lies on disk: it is changed in place or dies, as any other. If it dies, its life is empty: its entry vanishes
+//! instead of being closed, and the page is removed once all else is written. Keys have the commit's sequence, so that what
+//! takes the page's place never lies where it lies. A page that began before `at` and died at `at` under the second of
+//! three commits may name children that the first one made and the third one buried: no reader comes to them.
 
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range};
 
 use super::{
     cut::{self, Item},
@@ -43,7 +49,7 @@ const LEAF_FILL_BYTES: usize = PAGE_BYTES * 60 / 100;
 /// The most that a new inner page holds.
 pub(super) const INNER_FILL_BYTES: usize = PAGE_BYTES * 75 / 100;
 /// What a live child takes in a page, about.
-const LIVE_ENTRY_BYTES: usize = 10;
+const LIVE_ENTRY_BYTES: usize = 12;
 /// No version or entry takes more, its row left out.
 pub(super) const MAX_RECT_BYTES: usize = 1 + 5 * 10;
 
@@ -56,6 +62,18 @@ pub(super) struct Commit<'a> {
     /// Its system time.
     pub(super) at: i64,
     pub(super) load: &'a dyn Fn(PageId) -> Result<PageView>,
+    /// See [`Commit::bury`].
+    pub(super) buried: &'a RefCell<Vec<PageId>>,
+}
+
+impl Commit<'_> {
+    /// Notes the death of a page. If an earlier commit made it at this one's system time, it had no life for readers, and no
+    /// page that they reach names it: it is to be removed.
+    pub(super) fn bury(&self, id: PageId) {
+        if id.since == self.at && id.made_by < self.sequence {
+            self.buried.borrow_mut().push(id);
+        }
+    }
 }
 
 /// The live pages of an entity, as far as they are loaded.
@@ -80,10 +98,10 @@ pub(super) struct Leaf {
 
 impl Tree {
     /// The tree of an entity about which nothing is known.
-    pub(super) fn empty(since: i64) -> Self {
+    pub(super) fn empty(since: i64, made_by: u64) -> Self {
         Self {
             root: Node::Leaf(Leaf {
-                page: Page::empty(Span::ALL, since),
+                page: Page::empty(Span::ALL, since, made_by),
                 changed: false,
             }),
         }
@@ -164,17 +182,18 @@ impl Tree {
         loop {
             if self.root.is_too_long() {
                 let level = self.root.level();
-                let mut pages = self.root.take_live(commit.at).cut();
+                let mut pages = self.root.take_live(commit).cut();
                 self.root = if pages.len() == 1 {
                     pages.swap_remove(0)
                 } else {
-                    Node::Inner(Inner::above(level, pages, commit.at))
+                    Node::Inner(Inner::above(level, pages, commit))
                 };
             } else if let Node::Inner(inner) = &mut self.root
                 && let [only] = &mut inner.live[..]
             {
                 let level = inner.header.level - 1;
-                self.root = only.load(commit, level)?.take_live(commit.at);
+                commit.bury(only.id(level));
+                self.root = only.load(commit, level)?.take_live(commit);
             } else {
                 return Ok(());
             }
@@ -197,6 +216,7 @@ impl Node {
                 live.push(Child {
                     from: entry.from,
                     since: entry.since,
+                    made_by: entry.made_by,
                     node: None,
                 });
             } else {
@@ -219,13 +239,14 @@ impl Node {
     }
 
     pub(super) fn id(&self) -> PageId {
-        let (since, span) = match self {
-            Self::Leaf(leaf) => (leaf.page.since, leaf.page.span),
-            Self::Inner(inner) => (inner.header.since, inner.header.span),
+        let (since, made_by, span) = match self {
+            Self::Leaf(Leaf { page, .. }) => (page.since, page.made_by, page.span),
+            Self::Inner(Inner { header, .. }) => (header.since, header.made_by, header.span),
         };
         PageId {
             level: self.level(),
             since,
+            made_by,
             from: span.from,
         }
     }
@@ -324,15 +345,17 @@ impl Node {
         self.is_changed() && ((has_siblings && self.live_bytes() < LOW_BYTES) || self.is_too_long())
     }
 
-    /// Its live part, as a page made at `at`.
-    fn take_live(&mut self, at: i64) -> Self {
+    /// Its live part, as a page that the commit made.
+    fn take_live(&mut self, commit: &Commit<'_>) -> Self {
         match self {
             Self::Leaf(leaf) => {
-                Self::fresh_leaf(Page::pooled(std::slice::from_ref(&leaf.page), at))
+                let pages = std::slice::from_ref(&leaf.page);
+                Self::fresh_leaf(Page::pooled(pages, commit.at, commit.sequence))
             }
             Self::Inner(inner) => Self::Inner(Inner {
                 header: Header {
-                    since: at,
+                    since: commit.at,
+                    made_by: commit.sequence,
                     applied_sequence: 0,
                     ..inner.header
                 },
@@ -350,11 +373,12 @@ impl Node {
         })
     }
 
-    /// The live parts of neighbours of one level, in order, as one page made at `at`, however long. `None` without any.
-    pub(super) fn pooled(nodes: Vec<Self>, at: i64) -> Option<Self> {
+    /// The live parts of neighbours of one level, in order, as one page that the commit made, however long. `None`
+    /// without any.
+    pub(super) fn pooled(nodes: Vec<Self>, commit: &Commit<'_>) -> Option<Self> {
         let (mut pages, mut pool) = (Vec::new(), None::<Inner>);
         for mut node in nodes {
-            match node.take_live(at) {
+            match node.take_live(commit) {
                 Self::Leaf(leaf) => pages.push(leaf.page),
                 Self::Inner(mut next) => match &mut pool {
                     None => pool = Some(next),
@@ -368,7 +392,11 @@ impl Node {
         match pool {
             Some(pool) => Some(Self::Inner(pool)),
             None if pages.is_empty() => None,
-            None => Some(Self::fresh_leaf(Page::pooled(&pages, at))),
+            None => Some(Self::fresh_leaf(Page::pooled(
+                &pages,
+                commit.at,
+                commit.sequence,
+            ))),
         }
     }
 

@@ -1,5 +1,5 @@
 //! Random commits on a page tree in memory and on a plain list of rectangles, compared at every basis; commits that are cut
-//! off after any of their writes and replayed.
+//! off after any of their writes and replayed. Some commits have the system time of the one before, as imports may.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +14,7 @@ use super::{
     page_codec::{self, PageId},
     page_view::PageView,
     pages::{Head, Source, Write},
+    path,
     read::{self, Seen},
     timeline::{self, OPEN, Rect, Span},
     tree::{LOW_BYTES, Node, PAGE_BYTES},
@@ -40,17 +41,17 @@ impl Memory {
                 Write::Page(id, bytes) => drop(self.pages.insert(id, bytes.into())),
                 Write::Archive(since, bytes) => drop(self.roots.insert(since, bytes.into())),
                 Write::Head(bytes) => self.head = Some(bytes.into()),
-                Write::Wipe(before) => {
-                    self.roots.retain(|&since, _| since >= before);
-                    self.pages.retain(|id, _| id.since >= before);
+                Write::Remove(id) => drop(self.pages.remove(&id)),
+                Write::Wipe { at, sequence } => {
+                    self.roots.retain(|&since, _| since >= at);
+                    self.pages.retain(|id, _| id.made_by >= sequence);
                 }
             }
         }
     }
 
     /// The writes of a commit.
-    fn commit(&self, sequence: u64, changes: &[Change]) -> Vec<Write> {
-        let at = time_of(sequence);
+    fn commit(&self, sequence: u64, at: i64, changes: &[Change]) -> Vec<Write> {
         let mut edit = Edit::open(self, KEY, sequence, at).expect("opens");
         for change in changes {
             match change {
@@ -65,6 +66,13 @@ impl Memory {
         }
         edit.seal();
         edit.writes()
+    }
+
+    /// What recovery does after the replay.
+    fn sweep(&mut self, at: i64) {
+        for id in path::unreached(self, KEY, at).expect("reads") {
+            self.pages.remove(&id);
+        }
     }
 }
 
@@ -106,6 +114,11 @@ impl Source for Memory {
         let pages = pages.map(|(id, stored)| view(&keys::page_key(key, *id), stored));
         let leaves = roots.chain(pages);
         Ok(leaves.filter(|page| page.header.level == 0).collect())
+    }
+
+    fn made_at(&self, _: &[u8], since: i64) -> Result<Vec<PageId>, Error> {
+        let ids = self.pages.keys().filter(|id| id.since == since);
+        Ok(ids.copied().collect())
     }
 }
 
@@ -220,16 +233,9 @@ fn check_live(memory: &Memory, page: &PageView, has_siblings: bool) -> u8 {
     let mut reached = page.header.span.from;
     for entry in &live {
         assert_eq!(entry.from, reached, "live children tile");
-        let id = PageId {
-            level: page.header.level - 1,
-            since: entry.since,
-            from: entry.from,
-        };
+        let id = entry.id(page.header.level - 1);
         let child = memory.page(KEY, id).expect("there");
-        assert_eq!(
-            (child.header.level, child.header.span.from),
-            (id.level, id.from)
-        );
+        assert_eq!(Node::from_view(&child).expect("reads").id(), id);
         reached = child.header.span.to;
         assert_eq!(
             check_live(memory, &child, live.len() > 1) + 1,
@@ -290,45 +296,86 @@ fn a_commit(erasures: bool) -> impl Strategy<Value = Vec<Change>> {
     ]
 }
 
+/// One of the commits of an import, and its place in their order.
+#[derive(Debug, Clone)]
+struct Imported {
+    sequence: u64,
+    at: i64,
+    changes: Vec<Change>,
+}
+
+/// Commits of which a third, but for the first, has the system time of the one before.
+fn an_import(
+    commits: impl Into<prop::collection::SizeRange>,
+) -> impl Strategy<Value = Vec<Imported>> {
+    let commit = (a_commit(true), prop::bool::weighted(0.35));
+    prop::collection::vec(commit, commits).prop_map(|commits| {
+        let mut at = 1_000;
+        (1..)
+            .zip(commits)
+            .map(|(sequence, (changes, repeats))| {
+                if sequence == 1 || !repeats {
+                    at += 10;
+                }
+                Imported {
+                    sequence,
+                    at,
+                    changes,
+                }
+            })
+            .collect()
+    })
+}
+
+/// Pages that were made and buried at one system time are gone, and all others are reached.
+fn check_reached(memory: &Memory, at: i64) {
+    assert_eq!(path::unreached(memory, KEY, at).expect("reads"), []);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_tree_says_what_a_list_of_rectangles_says(commits in prop::collection::vec(a_commit(true), 1..120)) {
+    fn a_tree_says_what_a_list_of_rectangles_says(commits in an_import(1..120)) {
         let (mut memory, mut model) = (Memory::default(), Model::default());
-        for (sequence, changes) in (1..).zip(&commits) {
-            let writes = memory.commit(sequence, changes);
+        for Imported { sequence, at, changes } in &commits {
+            let writes = memory.commit(*sequence, *at, changes);
             memory.write(&writes);
-            model.commit(time_of(sequence), changes);
+            model.commit(*at, changes);
             check_structure(&memory);
+            check_reached(&memory, *at);
         }
-        let last = u64::try_from(commits.len()).expect("small");
-        for sequence in (0..=last).rev().step_by(commits.len() / 12 + 1) {
-            check_basis(&memory, &model, time_of(sequence) + 3, 7);
+        for imported in commits.iter().rev().step_by(commits.len() / 12 + 1) {
+            check_reached(&memory, imported.at);
+            check_basis(&memory, &model, imported.at, 7);
+            check_basis(&memory, &model, imported.at + 3, 29);
         }
+        check_basis(&memory, &model, 1_003, 7);
     }
 
     /// Wherever a crash cuts a commit off, replay makes the pages that the commit would have made.
     #[test]
-    fn a_commit_that_was_cut_off_is_replayed(commits in prop::collection::vec(a_commit(true), 1..50)) {
+    fn a_commit_that_was_cut_off_is_replayed(commits in an_import(1..50)) {
         let mut memory = Memory::default();
-        let mut before: Option<(u64, &[Change])> = None;
-        for (sequence, changes) in (1..).zip(&commits) {
-            let writes = memory.commit(sequence, changes);
+        for (index, Imported { sequence, at, changes }) in commits.iter().enumerate() {
+            let writes = memory.commit(*sequence, *at, changes);
             let mut whole = memory.clone();
             whole.write(&writes);
             for cut in 0..=writes.len() {
                 let mut torn = memory.clone();
                 torn.write(&writes[..cut]);
                 // Replay starts at an earlier commit than the torn one.
-                for (sequence, changes) in before.into_iter().chain([(sequence, &changes[..])]) {
-                    let again = torn.commit(sequence, changes);
+                let replayed = &commits[index.saturating_sub(3)..=index];
+                for Imported { sequence, at, changes } in replayed {
+                    let again = torn.commit(*sequence, *at, changes);
                     torn.write(&again);
+                }
+                for imported in replayed {
+                    torn.sweep(imported.at);
                 }
                 prop_assert_eq!(&torn, &whole, "cut after {} of {}", cut, writes.len());
             }
             memory = whole;
-            before = Some((sequence, changes));
         }
     }
 }
@@ -340,9 +387,10 @@ fn trees_grow_and_shrink() {
     let mut sequence = 0;
     let mut commit = |memory: &mut Memory, changes: &[Change]| {
         sequence += 1;
-        let writes = memory.commit(sequence, changes);
+        let at = time_of(sequence);
+        let writes = memory.commit(sequence, at, changes);
         memory.write(&writes);
-        model.commit(time_of(sequence), changes);
+        model.commit(at, changes);
         check_structure(memory)
     };
     let narrow = |from: i64, row: i64| {
@@ -372,8 +420,11 @@ fn long_rows_lie_outside() {
     let mut memory = Memory::default();
     let long = Change::Assert(Span { from: 0, to: 9 }, Some(3));
     assert!(matches!(Row::of(&row_bytes(3)), Row::Outside(_)));
-    let writes = memory.commit(1, std::slice::from_ref(&long));
+    let writes = memory.commit(1, 10, std::slice::from_ref(&long));
     memory.write(&writes);
     assert_eq!(memory.rows.len(), 1);
-    assert!(memory.commit(2, &[long]).is_empty(), "it is there already");
+    assert!(
+        memory.commit(2, 20, &[long]).is_empty(),
+        "it is there already"
+    );
 }

@@ -35,6 +35,7 @@ mod store_erase;
 mod store_evolution;
 mod store_grpc;
 mod store_import;
+mod store_import_times;
 mod store_ingest;
 mod store_kill;
 mod store_lives;

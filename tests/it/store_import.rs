@@ -14,7 +14,7 @@ use crate::store_support::{Rig, end, put, spec, text, until};
 const DAY: i64 = 24 * 3600 * 1_000_000;
 
 /// A rig at time 1,000 with the type `old`, which is being imported.
-fn rig() -> Rig {
+pub(crate) fn rig() -> Rig {
     let rig = Rig::new();
     rig.clock.set(1_000);
     let declared = rig.declare(EntityTypeSpec {
@@ -32,7 +32,7 @@ fn old(mutation: Mutation) -> Mutation {
     }
 }
 
-fn import(rig: &Rig, at: i64, mutations: Vec<Mutation>) -> Result<Committed, Error> {
+pub(crate) fn import(rig: &Rig, at: i64, mutations: Vec<Mutation>) -> Result<Committed, Error> {
     rig.write_batch(Batch {
         mutations: mutations.into_iter().map(old).collect(),
         import_time: Some(SysTime::from_micros(at)),
@@ -40,13 +40,13 @@ fn import(rig: &Rig, at: i64, mutations: Vec<Mutation>) -> Result<Committed, Err
     })
 }
 
-fn finish(rig: &Rig) -> Result<(), Error> {
+pub(crate) fn finish(rig: &Rig) -> Result<(), Error> {
     let sealed = rig.runtime.block_on(rig.store().finish_import("old"))?;
     assert_eq!(sealed.state(), EntityTypeState::Active);
     Ok(())
 }
 
-fn old_type(rig: &Rig) -> std::sync::Arc<EntityType> {
+pub(crate) fn old_type(rig: &Rig) -> std::sync::Arc<EntityType> {
     rig.store().entity_type("old").expect("declared")
 }
 
