@@ -87,22 +87,23 @@ impl<'a, S: Source> Edit<'a, S> {
         Ok(true)
     }
 
-    /// Forgets all that was ever said about the entity. `false`: nothing is held of it.
-    pub(super) fn erase(&mut self) -> bool {
-        if self.is_done() {
-            self.is_wiped = true;
-            return true;
-        }
-        if self.tree.is_empty() {
-            return false;
-        }
+    /// Whether nothing is held of the entity.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tree.is_empty()
+    }
+
+    /// Forgets all that was ever said about the entity. Also where nothing is held: a log whose earlier records are redacted
+    /// leaves the same mark.
+    pub(super) fn erase(&mut self) {
         self.is_wiped = true;
+        if self.is_done() {
+            return;
+        }
         self.tree = Tree::empty(self.at, self.sequence);
         self.tree.touch();
         self.erased_until = Some(OPEN);
         self.rows.clear();
         self.buried.borrow_mut().clear();
-        true
     }
 
     /// The basis up to which every answer is "erased", exclusive.

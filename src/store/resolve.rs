@@ -199,10 +199,11 @@ impl<'p, 'j> Resolver<'p, 'j> {
 
     /// Removes the entity, and what the batch has said of it so far.
     fn erase(&mut self, entity: Entity) -> Result<(), Error> {
-        let redacts = self.records_of(&entity)?;
-        if !self.workspace.erase(&entity.key)? {
+        if self.workspace.is_empty(&entity.key)? {
             return Ok(());
         }
+        let redacts = self.records_of(&entity)?;
+        self.workspace.erase(&entity.key)?;
         let is_of_entity = |change: &Change| {
             change.entity_id == entity.entity_id && change.entity_type == entity.entity_type
         };

@@ -59,9 +59,7 @@ impl Memory {
                     let row = row.map(row_bytes);
                     edit.assert_over(*span, row.as_deref()).expect("asserts");
                 }
-                Change::Erase => {
-                    edit.erase();
-                }
+                Change::Erase => edit.erase(),
             }
         }
         edit.seal();
@@ -149,10 +147,7 @@ impl Model {
     fn commit(&mut self, at: i64, changes: &[Change]) {
         for change in changes {
             match change {
-                Change::Erase => {
-                    self.rects.clear();
-                    self.erased_until = Some(OPEN);
-                }
+                Change::Erase => edit.erase(),
                 Change::Assert(span, row) => {
                     let state = row.map_or(0, |row| u32::from(row) + 1);
                     let changed = timeline::assert_over(&mut self.rects, *span, state, at);

@@ -45,11 +45,16 @@ impl<'a> Workspace<'a> {
     }
 
     /// Forgets all that was ever said about the entity at `key`; every answer at a basis before its next change is "erased".
-    /// `false`: nothing is held of it.
     ///
     /// **Cost**: all its pages, when written.
-    pub(super) fn erase(&mut self, key: &[u8]) -> Result<bool, Error> {
-        Ok(self.entity(key)?.erase())
+    pub(super) fn erase(&mut self, key: &[u8]) -> Result<(), Error> {
+        self.entity(key)?.erase();
+        Ok(())
+    }
+
+    /// Whether nothing is held of the entity at `key`.
+    pub(super) fn is_empty(&mut self, key: &[u8]) -> Result<bool, Error> {
+        Ok(self.entity(key)?.is_empty())
     }
 
     /// What is live of the entity at `key` over `span`, clipped to it, in order: contiguous points of one owner once, with its
