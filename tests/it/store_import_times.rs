@@ -80,12 +80,12 @@ fn check(rig: &Rig, model: &Model, latest: i64) {
                 .store()
                 .get(&entity_type, "e", ValidTime::from_micros(valid), basis);
             let told = match found.expect("reads") {
+                Answer::NotKnown => "not known".to_owned(),
                 Answer::Value(version) => {
                     format!("{} @{}", text(&version), version.system.from.micros())
                 }
-                other => format!("{other:?}"),
+                other @ (Answer::Ended(_) | Answer::Erased) => format!("{other:?}"),
             };
-            let told = told.replace("NotKnown", "not known");
             assert_eq!(told, model.told(point, basis.micros()), "{point} {basis:?}");
         }
     }
