@@ -147,7 +147,10 @@ impl Model {
     fn commit(&mut self, at: i64, changes: &[Change]) {
         for change in changes {
             match change {
-                Change::Erase => edit.erase(),
+                Change::Erase => {
+                    self.rects.clear();
+                    self.erased_until = Some(OPEN);
+                }
                 Change::Assert(span, row) => {
                     let state = row.map_or(0, |row| u32::from(row) + 1);
                     let changed = timeline::assert_over(&mut self.rects, *span, state, at);
