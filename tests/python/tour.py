@@ -40,7 +40,7 @@ service ServerReflection {
 """
 CALL_TIMEOUT_S = 30
 BACKFILL_TIMEOUT_S = 120
-NAMES = ("common", "entity_store", "catalog", "backfill")
+NAMES = ("common", "entity_store", "catalog", "backfill", "admin")
 
 
 def compile_protos(folder):
@@ -89,6 +89,8 @@ class Tour:
         self.store = store.EntityStoreServiceStub(channel)
         self.catalog = catalog.CatalogServiceStub(channel)
         self.backfills = backfill.BackfillServiceStub(channel)
+        self.admin_pb, admin = modules["admin"]
+        self.admin = admin.AdminServiceStub(channel)
         self.health_pb, health = modules["health"]
         self.health = health.HealthStub(channel)
         self.reflection_pb, reflection = modules["reflection"]
@@ -105,7 +107,7 @@ class Tour:
         request = self.reflection_pb.ServerReflectionRequest(list_services="")
         answer = next(iter(self.reflection.ServerReflectionInfo(iter([request]), timeout=CALL_TIMEOUT_S)))
         services = {service.name for service in answer.list_services_response.service}
-        for service in ("EntityStoreService", "CatalogService", "BackfillService"):
+        for service in ("EntityStoreService", "CatalogService", "BackfillService", "AdminService"):
             assert f"hindcast.v1.{service}" in services, services
         print(f"  healthy; services: {', '.join(sorted(services))}")
 
@@ -169,6 +171,74 @@ class Tour:
             ends = shown(version.valid_to) if version.HasField("valid_to") else "open"
             plan = plain(version.attributes["plan"])
             print(f"  {plan:5} valid {shown(version.valid_from)} to {ends}, known {shown(version.system_from)} to {until}")
+
+    def load(self):
+        print("Streams: a bulk load, a point-in-time join, the changes since")
+        pb = self.store_pb
+        before = self.store.GetEntity(
+            pb.GetEntityRequest(entity_type=self.customer, entity_id="c1"), timeout=CALL_TIMEOUT_S
+        ).basis
+        name = f"load-{self.customer}"
+
+        def batches():
+            yield pb.IngestRequest(start=pb.IngestStart(stream=name))
+            for offset in range(1, 6):
+                mutations = []
+                for number in range(100):
+                    put = pb.Put(valid_from=instant("2024-03-01T00:00:00Z"))
+                    put.attributes["plan"].string_value = f"plan {offset}"
+                    mutations.append(pb.Mutation(entity_type=self.customer, entity_id=f"bulk{number:03}", put=put))
+                yield pb.IngestRequest(batch=pb.IngestBatch(offset=offset, mutations=mutations))
+
+        acknowledged = [answer.acknowledged_offset for answer in self.store.Ingest(batches(), timeout=CALL_TIMEOUT_S)]
+        assert acknowledged[0] == 0 and acknowledged[-1] == 5, acknowledged
+        again = [answer.acknowledged_offset for answer in self.store.Ingest(batches(), timeout=CALL_TIMEOUT_S)]
+        assert again[0] == 5, "the load is remembered where it stands"
+
+        def rows():
+            yield pb.LookupRequest(settings=pb.LookupSettings(entity_type=self.customer, attributes=["plan"]))
+            asked = [pb.LookupRows.Row(entity_id=f"bulk{n:03}", valid_time=instant("2024-03-05T00:00:00Z")) for n in range(101)]
+            yield pb.LookupRequest(rows=pb.LookupRows(rows=asked))
+
+        results = [row for answer in self.store.Lookup(rows(), timeout=CALL_TIMEOUT_S) for row in answer.results]
+        assert [plain(row.values[0]) for row in results[:100]] == ["plan 5"] * 100
+        assert results[100].outcome == pb.ENTITY_OUTCOME_NOT_KNOWN
+        request = pb.ListChangesRequest(from_basis=before, entity_types=[self.customer])
+        changes = [
+            change
+            for message in self.store.ListChanges(request, timeout=CALL_TIMEOUT_S)
+            for change in message.changes
+        ]
+        assert len(changes) == 500, len(changes)
+        assert plain(changes[-1].after.attributes["plan"]) == "plan 5"
+        request = pb.ScanEntitiesRequest(
+            entity_type=self.customer, valid_time=instant("2024-03-05T00:00:00Z"), filter="entity_id < 'bulk010' AND seats IS NULL"
+        )
+        found = [v.entity_id for message in self.store.ScanEntities(request, timeout=CALL_TIMEOUT_S) for v in message.versions]
+        assert len(found) == 10, found
+        print(f"  {acknowledged[-1]} batches acknowledged, {len(results)} rows joined, {len(changes)} changes told")
+
+    def correct(self):
+        print("A patch, an expectation that fails, an erasure")
+        pb = self.store_pb
+        patch = pb.Patch(valid_from=instant("2024-03-02T00:00:00Z"), forever=pb.Forever())
+        patch.attributes["seats"].int64_value = 7
+        mutation = pb.Mutation(entity_type=self.customer, entity_id="bulk000", patch=patch)
+        mutation.expect.add(value=pb.ExpectValue(attributes={"plan": self.common.Value(string_value="plan 5")}))
+        self.store.Write(pb.WriteRequest(mutations=[mutation]), timeout=CALL_TIMEOUT_S)
+        try:
+            self.store.Write(pb.WriteRequest(mutations=[mutation]), timeout=CALL_TIMEOUT_S)
+            raise AssertionError("it is no longer so")
+        except grpc.RpcError as error:
+            assert error.code() == grpc.StatusCode.ABORTED, error
+        erase = pb.Mutation(entity_type=self.customer, entity_id="bulk000", erase=pb.Erase())
+        self.store.Write(pb.WriteRequest(mutations=[erase]), timeout=CALL_TIMEOUT_S)
+        answer = self.store.GetEntity(
+            pb.GetEntityRequest(entity_type=self.customer, entity_id="bulk000"), timeout=CALL_TIMEOUT_S
+        )
+        assert answer.outcome == pb.ENTITY_OUTCOME_ERASED, answer
+        chunks = [answer.chunk for answer in self.admin.Backup(self.admin_pb.BackupRequest(), timeout=CALL_TIMEOUT_S)]
+        print(f"  erased; a backup of {sum(map(len, chunks))} bytes")
 
     def register(self):
         print(f"A source of CSV files, {self.orders}, and a transform, {self.revenue}")
@@ -315,6 +385,8 @@ class Tour:
         again = self.backfill(knowledge=self.backfill_pb.KNOWLEDGE_AT_BASIS, basis=early_basis)
         assert again == before, again
 
+        self.load()
+        self.correct()
         self.check_errors()
         print("All was as told.")
 
