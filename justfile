@@ -27,6 +27,10 @@ test-doc:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --locked
 
+# 20,000 random lives of the store beside its model, and as many imports (about an hour).
+model cases="20000":
+    HINDCAST_MODEL_CASES={{ cases }} cargo test --locked --test it store_model -- --nocapture
+
 # 200 rounds of kill -9 under concurrent writers.
 crash-rounds rounds="200":
     HINDCAST_CRASH_ROUNDS={{ rounds }} cargo test --locked --test it store_kill -- --nocapture

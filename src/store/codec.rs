@@ -61,28 +61,41 @@ impl<'a> Reader<'a> {
         self.bytes.len()
     }
 
+    #[inline]
     pub(super) fn u8(&mut self) -> Result<u8> {
         let (&first, rest) = self.bytes.split_first().ok_or(Malformed("it ends early"))?;
         self.bytes = rest;
         Ok(first)
     }
 
+    #[inline]
     pub(super) fn u64(&mut self) -> Result<u64> {
+        match self.bytes.split_first() {
+            Some((&byte, rest)) if byte < 0x80 => {
+                self.bytes = rest;
+                Ok(byte.into())
+            }
+            _ => self.long_u64(),
+        }
+    }
+
+    fn long_u64(&mut self) -> Result<u64> {
         let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.u8()?;
+        for (index, &byte) in self.bytes.iter().enumerate().take(10) {
             let bits = u64::from(byte & 0x7F);
-            if shift == 63 && bits > 1 {
+            if index == 9 && bits > 1 {
                 break;
             }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
+            value |= bits << (7 * index);
+            if byte < 0x80 {
+                self.bytes = &self.bytes[index + 1..];
                 return Ok(value);
             }
         }
-        Err(Malformed("an integer is too long"))
+        Err(Malformed("an integer ends early, or is too long"))
     }
 
+    #[inline]
     pub(super) fn i64(&mut self) -> Result<i64> {
         let zigzag = self.u64()?;
         Ok((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed())
@@ -105,6 +118,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A count of things that take at least one byte each, so that a damaged one cannot ask for much memory.
+    #[inline]
     pub(super) fn count(&mut self) -> Result<usize> {
         let count = self.u64()?;
         usize::try_from(count)
@@ -113,6 +127,7 @@ impl<'a> Reader<'a> {
             .ok_or(Malformed("a count is larger than what follows"))
     }
 
+    #[inline]
     pub(super) fn bytes(&mut self) -> Result<&'a [u8]> {
         let length = self.count()?;
         self.take(length)
@@ -122,6 +137,7 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Malformed("a text is not UTF-8"))
     }
 
+    #[inline]
     pub(super) fn take(&mut self, length: usize) -> Result<&'a [u8]> {
         let (taken, rest) = self
             .bytes
@@ -131,6 +147,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
+    #[inline]
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let (taken, rest) = self
             .bytes

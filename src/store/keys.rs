@@ -173,11 +173,11 @@ fn ordered(value: i64) -> [u8; 8] {
 }
 
 fn escape_into(bytes: &[u8], out: &mut Vec<u8>) {
-    for &byte in bytes {
-        out.push(byte);
-        if byte == 0 {
-            out.push(0xFF);
-        }
+    let mut parts = bytes.split(|&byte| byte == 0);
+    out.extend_from_slice(parts.next().unwrap_or_default());
+    for part in parts {
+        out.extend_from_slice(&[0, 0xFF]);
+        out.extend_from_slice(part);
     }
 }
 

@@ -355,6 +355,7 @@ impl Differences {
         put_u64(u64::from(rect.state), out);
     }
 
+    #[inline]
     pub(super) fn rect(&mut self, reader: &mut Reader<'_>) -> codec::Result<Rect> {
         let flags = reader.u8()?;
         let from = self.from(flags, reader)?;

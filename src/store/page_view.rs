@@ -212,6 +212,7 @@ pub(super) enum StoredRow<'a> {
     Outside(RowHash),
 }
 
+#[inline]
 fn stored_row<'a>(reader: &mut Reader<'a>) -> codec::Result<StoredRow<'a>> {
     let length = reader.u64()?;
     if length == OUTSIDE {

@@ -28,6 +28,7 @@ impl Span {
         self.to <= self.from
     }
 
+    #[inline]
     pub(super) fn contains(self, point: i64) -> bool {
         self.from <= point && point < self.to
     }
@@ -52,6 +53,7 @@ pub(super) struct Rect {
 }
 
 impl Rect {
+    #[inline]
     pub(super) fn span(&self) -> Span {
         Span {
             from: self.from,
@@ -64,6 +66,7 @@ impl Rect {
     }
 
     /// Whether a reader at `basis` sees it.
+    #[inline]
     pub(super) fn is_visible(&self, basis: i64) -> bool {
         self.system_from <= basis && basis < self.system_to
     }
@@ -185,6 +188,7 @@ pub(super) fn visible(rects: &[Rect], basis: i64) -> impl Iterator<Item = Rect> 
 }
 
 /// Whether `next` starts where `run` ends and has the same owner.
+#[inline]
 pub(super) fn continues(run: &Rect, next: &Rect) -> bool {
     run.to == next.from && run.system_from == next.system_from && run.state == next.state
 }

@@ -1,7 +1,7 @@
 //! Random batches of every mutation, restarts and clock steps on the store and on a naive model, compared at every basis.
 //!
 //! The model keeps, for each commit, what was known of every point. `HINDCAST_MODEL_CASES` says how many lives are tried;
-//! a failure prints the steps of the shortest life that still fails, and the seed is proptest's own.
+//! a failure prints the seed, and the steps of the shortest life that still fails.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,8 @@ use hindcast::{
     },
     time::{Interval, SysTime, ValidTime},
 };
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::RngSeed};
+use rand::Rng;
 
 use crate::store_support::{Rig, put, spec, text, until};
 
@@ -509,6 +510,16 @@ fn cases() -> u32 {
         .unwrap_or(1_000)
 }
 
+/// The seed of all lives, printed by a failure: `HINDCAST_MODEL_SEED`, or a new one each time.
+fn seed() -> u64 {
+    let seed = std::env::var("HINDCAST_MODEL_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| rand::rng().random());
+    println!("HINDCAST_MODEL_SEED={seed}");
+    seed
+}
+
 /// One life of a store and of the model.
 struct Life {
     rig: Rig,
@@ -663,6 +674,7 @@ fn changed_state(state: &ChangedState) -> String {
 proptest! {
     #![proptest_config(ProptestConfig {
         cases: cases(),
+        rng_seed: RngSeed::Fixed(seed()),
         max_shrink_iters: 2000,
         failure_persistence: None,
         ..ProptestConfig::default()

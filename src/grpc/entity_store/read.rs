@@ -9,6 +9,7 @@ use crate::{
     grpc::{
         blocking::blocking,
         convert::{entity, time},
+        status::to_status,
     },
     pb,
     store::Error,
@@ -36,12 +37,11 @@ impl EntityStore {
         } = request;
         let entity_type = self.find("entity_type", &entity_type)?;
         let (valid, basis) = self.point(valid_time, basis).await?;
-        let store = self.store.clone();
-        let (outcome, version) = blocking(move || {
-            let answer = store.get(&entity_type, &entity_id, valid, basis)?;
-            Ok::<_, Error>(entity::answer(&entity_type, answer))
-        })
-        .await?;
+        // Not handed to a thread that may block: that costs many times what reading a handful of pages does, which are in
+        // memory as a rule.
+        let answer = self.store.get(&entity_type, &entity_id, valid, basis);
+        let (outcome, version) =
+            entity::answer(&entity_type, answer.map_err(|error| to_status(&error))?);
         Ok(pb::GetEntityResponse {
             outcome: outcome.into(),
             version,
