@@ -405,6 +405,12 @@ impl Differences {
         let from = self.from(flags, reader)?;
         let (since, made_by) = if flags & SINCE_IS_MIN == 0 {
             self.system_from = self.system_from.wrapping_add(reader.i64()?);
+            if self.system_from == i64::MIN {
+                // It would not be written so, and lose the commit when it is written again.
+                return Err(Malformed(
+                    "a child is from the beginning, and does not say so",
+                ));
+            }
             self.made_by = self.made_by.wrapping_add_signed(reader.i64()?);
             (self.system_from, self.made_by)
         } else {
