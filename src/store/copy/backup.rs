@@ -54,7 +54,7 @@ impl Store {
     /// **Cost**: one read of the log; memory for some records. Readers and writers go on.
     ///
     /// # Errors
-    /// [`store::Error::BasisNotPinned`]; [`Error::Cut`] when `sink` fails; [`store::Error::Damaged`] when a record does not
+    /// [`store::Error::BasisNotPinned`]; [`super::Error::Cut`] when `sink` fails; [`store::Error::Damaged`] when a record does not
     /// read: a backup never holds what could not be restored; storage faults.
     pub fn backup(
         &self,
