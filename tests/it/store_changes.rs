@@ -5,40 +5,14 @@ use std::{collections::BTreeMap, time::Duration};
 use hindcast::{
     pb::{self, EntityOutcome, list_changes_response::State, value::Kind},
     store::{Answer, AttributeKind, Batch, Mutation, Until},
-    time::ValidTime,
 };
 use prost_types::Timestamp;
 use tonic::{Code, Status, Streaming};
 
 use crate::{
-    store_grpc::{Client, client, fields},
     store_support::{Rig, end, put, spec, text, until},
+    store_wire::{Client, fields, instant, micros, run},
 };
-
-fn run(rig: &Rig, test: impl AsyncFnOnce(Client)) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("runtime");
-    runtime.block_on(async {
-        let client = client(rig.store().clone()).await;
-        test(client).await;
-    });
-}
-
-fn instant(micros: i64) -> Timestamp {
-    let (seconds, nanos) = ValidTime::from_micros(micros).to_timestamp();
-    Timestamp { seconds, nanos }
-}
-
-fn micros(instant: Option<Timestamp>) -> Option<i64> {
-    instant.map(|at| {
-        ValidTime::from_timestamp(at.seconds, at.nanos)
-            .expect("an instant")
-            .micros()
-    })
-}
 
 fn other(id: &str, from: i64) -> Mutation {
     Mutation {

@@ -2,47 +2,21 @@
 
 use std::collections::HashMap;
 
-use hindcast::{
-    grpc::entity_store::EntityStore,
-    pb::{self, entity_store_service_client::EntityStoreServiceClient, mutation, put},
-    store::Store,
-};
+use hindcast::pb::{self, mutation, put};
 use prost_types::Timestamp;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Code, Status, transport::Channel};
+use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::store_support::Rig;
-
-pub(crate) type Client = EntityStoreServiceClient<Channel>;
-
-/// A client of a server over the store, which lives as long as the runtime does.
-pub(crate) async fn client(store: Store) -> Client {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .expect("a free port");
-    let address = listener.local_addr().expect("bound");
-    let server =
-        tonic::transport::Server::builder().add_service(EntityStore::new(store).into_server());
-    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    Client::connect(format!("http://{address}"))
-        .await
-        .expect("connects")
-        .max_decoding_message_size(64 << 20)
-        .max_encoding_message_size(64 << 20)
-}
+use crate::{
+    store_support::Rig,
+    store_wire::{Client, fields, run},
+};
 
 /// Runs a test against a fresh server whose type `station` has a float, a string and a decimal.
 fn with_client(test: impl AsyncFnOnce(Client)) {
     let rig = Rig::new();
     rig.clock.set(1_000_000_000);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("runtime");
-    runtime.block_on(async {
-        let mut client = client(rig.store().clone()).await;
+    run(&rig, async |mut client| {
         let declared = client
             .create_entity_type(pb::CreateEntityTypeRequest {
                 entity_type: Some(station()),
@@ -114,20 +88,6 @@ fn get(id: &str, valid: i64) -> pb::GetEntityRequest {
         valid_time: at(valid),
         basis: None,
     }
-}
-
-pub(crate) fn fields(status: &Status) -> Vec<String> {
-    let details = status.get_error_details();
-    assert_eq!(
-        details.error_info().expect("always there").domain,
-        "hindcast.dev"
-    );
-    let bad_request = details.bad_request().expect("names the field");
-    bad_request
-        .field_violations
-        .iter()
-        .map(|violation| violation.field.clone())
-        .collect()
 }
 
 #[test]

@@ -13,8 +13,8 @@ use prost_types::Timestamp;
 use tonic::{Code, Status};
 
 use crate::{
-    store_grpc::{Client, client, fields},
     store_support::{Rig, end, put, spec, text, until},
+    store_wire::{Client, fields, instant, run},
 };
 
 const LAST: i64 = 1_299;
@@ -43,23 +43,6 @@ fn rig() -> Rig {
         rig.write_at(1_000 + round, batch).expect("written");
     }
     rig
-}
-
-fn run(rig: &Rig, test: impl AsyncFnOnce(Client)) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("runtime");
-    runtime.block_on(async {
-        let client = client(rig.store().clone()).await;
-        test(client).await;
-    });
-}
-
-fn instant(micros: i64) -> Timestamp {
-    let (seconds, nanos) = ValidTime::from_micros(micros).to_timestamp();
-    Timestamp { seconds, nanos }
 }
 
 fn row(id: &str, valid: i64, basis: Option<i64>) -> Row {

@@ -5,32 +5,14 @@ use std::collections::BTreeMap;
 use hindcast::{
     pb::{self, value::Kind},
     store::{AttributeKind, Decimal, Mutation, Operation, Until, Value},
-    time::ValidTime,
 };
 use prost_types::Timestamp;
 use tonic::{Code, Status};
 
 use crate::{
-    store_grpc::{Client, client, fields},
     store_support::{Rig, end, put, spec, until},
+    store_wire::{Client, fields, instant, run},
 };
-
-fn run(rig: &Rig, test: impl AsyncFnOnce(Client)) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("runtime");
-    runtime.block_on(async {
-        let client = client(rig.store().clone()).await;
-        test(client).await;
-    });
-}
-
-fn instant(micros: i64) -> Timestamp {
-    let (seconds, nanos) = ValidTime::from_micros(micros).to_timestamp();
-    Timestamp { seconds, nanos }
-}
 
 /// 2,500 planes, every seventh without a model, half of them re-fitted at 50, every hundredth ended at 80.
 fn rig() -> Rig {

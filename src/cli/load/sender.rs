@@ -148,9 +148,9 @@ impl Acknowledger {
                 }
                 Ok(None) => {
                     let text = "the server ended the stream before everything was on disk";
-                    return Err(self.failed(Status::unavailable(text)));
+                    return Err(self.ended(Error::Failed(text.to_owned())));
                 }
-                Err(status) => return Err(self.failed(status)),
+                Err(status) => return Err(self.refused(status)),
             }
         }
     }
@@ -180,13 +180,12 @@ impl Acknowledger {
     }
 
     /// The batch that the server has refused: the first one that is not acknowledged.
-    fn failed(self, status: Status) -> Error {
-        self.bar.finish_and_clear();
+    fn refused(self, status: Status) -> Error {
         let sent = self.in_flight.lock().pop_front();
         let lines = sent.map(|sent| sent.lines).unwrap_or_default();
         let cause = match (lines.first().copied(), lines.last().copied()) {
             (Some(first_line), Some(last_line)) => Error::Batch {
-                path: self.path,
+                path: self.path.clone(),
                 first_line,
                 last_line,
                 status: Box::new(status),
@@ -194,6 +193,12 @@ impl Acknowledger {
             },
             _ => Error::from(status),
         };
+        self.ended(cause)
+    }
+
+    /// How far the load has come, and why no further.
+    fn ended(self, cause: Error) -> Error {
+        self.bar.finish_and_clear();
         Error::Load {
             cause: Box::new(cause),
             stream: self.report.stream,
