@@ -122,7 +122,7 @@ impl Records {
     }
 
     /// The record of a commit that is there.
-    fn get(&self, sequence: u64) -> Result<Record> {
+    pub(super) fn get(&self, sequence: u64) -> Result<Record> {
         match self.0.get(sequence)? {
             Some((record, _)) => Ok(record),
             None => Err(Error::damaged(
@@ -133,7 +133,7 @@ impl Records {
     }
 
     /// The last commit up to `last` whose system time is at or before `basis`; 0 if there is none.
-    fn last_at_or_before(&self, basis: SysTime, last: u64) -> Result<u64> {
+    pub(super) fn last_at_or_before(&self, basis: SysTime, last: u64) -> Result<u64> {
         let (mut known_before, mut known_after) = (0, last + 1);
         while known_after - known_before > 1 {
             let middle = known_before + (known_after - known_before) / 2;
@@ -212,7 +212,7 @@ impl Store {
     }
 
     /// The sequence and system time of the last durable commit.
-    fn last_commit(&self) -> (u64, SysTime) {
+    pub(super) fn last_commit(&self) -> (u64, SysTime) {
         let (sequence, system_time) = *self.inner.published.last.borrow();
         (sequence, SysTime::from_micros(system_time))
     }

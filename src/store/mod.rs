@@ -11,6 +11,7 @@
 //! - `resolve`, `workspace`, `journal`, `recovery`, `committer`: a commit, in words, in memory, on disk, after a crash, in its
 //!   thread
 //! - `path`, `history`, `read`, [`columns`]: answers, one by one and as Arrow batches
+//! - `changes`, `written`, `compare`: what commits changed, where they wrote, what two bases see of an entity
 //! - [`copy`]: backups, restoring them, checking what is stored
 //!
 //! **Invariants**: `BT-1` at one basis the versions of an entity never overlap; `BT-2` an answer at a served basis never
@@ -22,6 +23,7 @@ mod codec;
 mod column_builder;
 pub mod columns;
 mod committer;
+mod compare;
 pub mod copy;
 mod cut;
 mod edit;
@@ -58,6 +60,7 @@ mod types;
 mod validate;
 mod verify;
 mod workspace;
+mod written;
 
 use std::{
     sync::Arc,
@@ -69,6 +72,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use chain::{Chain, Queued};
+pub use compare::{Comparison, ComparedColumns, Difference};
 pub use changes::{Change, ChangePosition, ChangedState, Changes, Step, WithinCommit};
 pub use error::Error;
 pub use lookup::{Outcome, States};
@@ -85,6 +89,7 @@ pub use validate::{
     MAX_BATCH_BYTES, MAX_ENTITY_ID_BYTES, MAX_EXPECTATIONS, MAX_MUTATIONS, MAX_REQUEST_ID_BYTES,
     MAX_STREAM_BYTES,
 };
+pub use written::{Written, WrittenEntry, WrittenWalk, WrittenWhat};
 
 use self::{
     changes::Records,
