@@ -1,6 +1,7 @@
 //! The executor, from outside: how it is started, and the handle that everyone else asks.
 
 mod restate;
+mod stale;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,11 +15,13 @@ use super::{
     actor::{Actor, Ask, Message},
     attempts::Attempt,
     blocking::blocking,
+    inputs::InputsStore,
     journal::Journal,
     model::{BackfillSpec, Parent, Record},
     plan::MAX_ACTIVE_PARTITIONS,
     planner::Planner,
     publish::Publisher,
+    stale::Finder,
     state::State,
     watch::{Progress, WatchItem, WatchSettings, Watched, Watcher},
     watch_all::{AllWatcher, WatchAllItem},
@@ -101,6 +104,13 @@ impl Executor {
             .map_err(|_| Error::Stopping)??;
         let (messages, inbox) = mpsc::channel(QUEUE);
         let backfills = Backfills::default();
+        let finder = Finder {
+            catalog: self.catalog.clone(),
+            store: self.store.clone(),
+            lake: self.lake.clone(),
+            inputs: InputsStore::open(&self.database)?,
+            backfills: Arc::clone(&backfills),
+        };
         let shared = Arc::new(Shared {
             journal,
             planner: Planner {
@@ -108,6 +118,7 @@ impl Executor {
                 store: self.store,
                 default_max_active: self.config.default_max_active_partitions,
                 backfills: Arc::clone(&backfills),
+                finder,
             },
             backfills,
             clock: self.clock,

@@ -1,7 +1,8 @@
 //! Backfills: planned, frozen, journalled, run partition by partition, published.
 //!
 //! Pure: `plan` (what would run), `history` (what ran before), `state` (how it stands), `decide` (what a command leads to),
-//! `slots` (who may start), `retry`. Durable: `journal`. The
+//! `slots` (who may start), `retry`. Durable: `journal`, `inputs` (what each attempt read). `stale` tells which published
+//! partitions would come out otherwise now. The
 //! `actor` is the only writer: it journals first and acts after; `executor` starts it and speaks for it. `model` holds the words.
 //!
 //! Invariants: `PT-2` (all attempts of a partition read the same world: everything is frozen in the [`Record`]), `BF-1` (a
@@ -15,6 +16,7 @@ mod decide;
 mod error;
 mod executor;
 mod history;
+mod inputs;
 mod journal;
 mod model;
 mod plan;
@@ -22,6 +24,7 @@ mod planner;
 mod publish;
 mod retry;
 mod slots;
+mod stale;
 mod state;
 mod watch;
 mod watch_all;
@@ -34,6 +37,7 @@ pub use model::{
     BackfillSpec, BackfillState, Change, DependencyShape, Event, FrozenSource, Knowledge, Parent,
     PartitionChange, PartitionState, Plan, PlannedPartition, Record, Reprocess,
 };
+pub use stale::{Differs, FileChange, StalePage, StalePartition, StaleQuery, StaleReason};
 pub use state::{Counts, PartitionRun, State};
 pub use watch::{Progress, WatchItem, WatchSettings};
 pub use watch_all::WatchAllItem;

@@ -1,6 +1,6 @@
 //! The words of a backfill.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,24 @@ pub enum Knowledge {
     AsKnownNow,
     /// A basis that is given.
     AtBasis(SysTime),
+}
+
+impl fmt::Display for Knowledge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AsKnownThen {
+                availability_delay_micros: 0,
+            } => f.write_str("as known then"),
+            Self::AsKnownThen {
+                availability_delay_micros: micros,
+            } => {
+                let delay = Duration::from_micros(micros.unsigned_abs());
+                write!(f, "as known then with a delay of {delay:?}")
+            }
+            Self::AsKnownNow => f.write_str("as known now"),
+            Self::AtBasis(basis) => write!(f, "at basis {basis}"),
+        }
+    }
 }
 
 /// What a caller asks for.
@@ -71,6 +89,8 @@ pub enum Reprocess {
     /// All.
     #[default]
     Completed,
+    /// Those that are published and stale.
+    Stale,
 }
 
 /// The backfill that another one restates.
@@ -102,6 +122,9 @@ pub struct PlannedPartition {
     pub skip_reason: Option<String>,
     /// Source files it opens.
     pub file_count: u32,
+    /// Why it runs, where only some do; `None`: it was asked for, or it does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_reason: Option<String>,
 }
 
 /// A source as it was when the backfill was planned.

@@ -8,6 +8,7 @@ use super::{
     model::{
         BackfillSpec, DependencyShape, FrozenSource, Knowledge, Plan, PlannedPartition, Reprocess,
     },
+    stale::{Standing, Standings},
 };
 use crate::{
     catalog::Transform,
@@ -43,6 +44,8 @@ pub(super) struct PlanInput<'a> {
     pub(super) entities: Vec<EntityKnowledge>,
     /// What earlier backfills made of the output's partitions.
     pub(super) history: &'a History,
+    /// How the published partitions stand, by start. Only for [`Reprocess::Stale`].
+    pub(super) standings: &'a Standings,
     /// Microseconds since the Unix epoch.
     pub(super) now_micros: i64,
     /// The latest basis, for [`Knowledge::AsKnownNow`].
@@ -200,6 +203,7 @@ fn planned(input: &PlanInput<'_>, partition: Partition) -> PlannedPartition {
         file_count: u32::try_from(file_count).unwrap_or(u32::MAX),
         partition,
         basis,
+        run_reason: None,
     }
 }
 
@@ -216,6 +220,9 @@ fn skip_reason(input: &PlanInput<'_>, partition: &Partition, basis: SysTime) -> 
 /// Leaves out what `reprocess` does not ask for. Where each partition reads the earlier ones' output, all that follow the
 /// first that runs are run too.
 fn leave_out(input: &PlanInput<'_>, shape: DependencyShape, partitions: &mut [PlannedPartition]) {
+    if input.spec.reprocess == Reprocess::Stale {
+        return leave_out_unless_stale(input, shape, partitions);
+    }
     for planned in partitions {
         if planned.skip_reason.is_some() {
             continue;
@@ -228,11 +235,38 @@ fn leave_out(input: &PlanInput<'_>, shape: DependencyShape, partitions: &mut [Pl
     }
 }
 
+/// Leaves out what is not published, and what is up to date unless it reads what runs.
+fn leave_out_unless_stale(
+    input: &PlanInput<'_>,
+    shape: DependencyShape,
+    partitions: &mut [PlannedPartition],
+) {
+    let mut earlier_runs = false;
+    for planned in partitions {
+        if planned.skip_reason.is_some() {
+            continue;
+        }
+        let reads_what_runs = shape == DependencyShape::Sequential && earlier_runs;
+        match input.standings.get(&planned.partition.start) {
+            None => planned.skip_reason = Some("no backfill published it yet".to_owned()),
+            Some(Standing::Stale(reason)) => planned.run_reason = Some(reason.clone()),
+            Some(Standing::UpToDate { .. }) if reads_what_runs => {
+                planned.run_reason = Some("an earlier partition, which it reads, runs".to_owned());
+            }
+            Some(Standing::UpToDate { backfill }) => {
+                planned.skip_reason =
+                    Some(format!("it is up to date: {backfill} published it"));
+            }
+        }
+        earlier_runs |= planned.skip_reason.is_none();
+    }
+}
+
 fn reason_to_leave_out(input: &PlanInput<'_>, planned: &PlannedPartition) -> Option<String> {
     let outcome = input.history.outcome(planned.partition.start)?;
     let backfill = &outcome.backfill;
     match (input.spec.reprocess, outcome.published) {
-        (Reprocess::Completed, _) | (Reprocess::Failed, false) => None,
+        (Reprocess::Completed | Reprocess::Stale, _) | (Reprocess::Failed, false) => None,
         (Reprocess::None | Reprocess::Failed, true) => {
             Some(format!("{backfill} published it already"))
         }

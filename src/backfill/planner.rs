@@ -9,12 +9,13 @@ use super::{
     history::{Estimate, History},
     model::{BackfillSpec, FrozenSource, Knowledge, Plan, Reprocess},
     plan::{self, EntityKnowledge, PlanInput},
+    stale::{Finder, Scope, Standings},
 };
 use crate::{
     catalog::{Catalog, Transform},
     engine::{PinnedEntity, PinnedInputs, PinnedSource, source},
     store::Store,
-    time::SysTime,
+    time::{Interval, SysTime},
 };
 
 /// What planning needs. Cheap to clone.
@@ -24,6 +25,7 @@ pub(super) struct Planner {
     pub(super) store: Store,
     pub(super) default_max_active: u32,
     pub(super) backfills: Backfills,
+    pub(super) finder: Finder,
 }
 
 /// A plan, and what is known beside it that does not name the world: the plan's hash does not hold it.
@@ -48,12 +50,17 @@ impl Planner {
         let latest_basis = self.store.pin(pinned).await?;
         let sources = self.list_sources(&transform).await?;
         let history = self.history(&transform, spec.reprocess);
+        let standings = match spec.reprocess {
+            Reprocess::Stale => self.standings(&transform, spec, latest_basis).await?,
+            Reprocess::None | Reprocess::Failed | Reprocess::Completed => Standings::new(),
+        };
         let input = PlanInput {
             spec,
             transform: &transform,
             entities: self.entity_knowledge(&transform)?,
             sources,
             history: &history,
+            standings: &standings,
             // A clock that stepped back does not put what is known into the future.
             now_micros: self.store.now().micros(),
             latest_basis,
@@ -85,6 +92,27 @@ impl Planner {
             }
         }
         history
+    }
+
+    /// Which published partitions in the range of `spec` are stale, if they are to be as it says.
+    async fn standings(
+        &self,
+        transform: &Arc<Transform>,
+        spec: &BackfillSpec,
+        pinned_basis: SysTime,
+    ) -> Result<Standings> {
+        let scope = Scope {
+            transform: Arc::clone(transform),
+            range: Interval::new(spec.from, spec.to),
+            after: None,
+            latest: match spec.knowledge {
+                Knowledge::AsKnownNow => pinned_basis,
+                Knowledge::AsKnownThen { .. } | Knowledge::AtBasis(_) => self.store.latest_basis(),
+            },
+        };
+        let finder = self.finder.clone();
+        let knowledge = spec.knowledge;
+        blocking(move || Ok(finder.find(&scope)?.standings(knowledge))).await
     }
 
     fn in_the_way(&self, plan: &Plan) -> Vec<String> {

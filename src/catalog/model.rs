@@ -312,6 +312,19 @@ pub struct Transform {
 }
 
 impl Transform {
+    /// Whether it makes the same rows of the same inputs as `other`: retries, limits and descriptions aside.
+    pub fn computes_like(&self, other: &Self) -> bool {
+        let (a, b) = (&self.spec, &other.spec);
+        a.sql == b.sql
+            && a.sources == b.sources
+            && a.entities == b.entities
+            && a.prior == b.prior
+            && a.grain == b.grain
+            && a.zone == b.zone
+            && self.columns == other.columns
+            && self.entity_revisions == other.entity_revisions
+    }
+
     /// The revision of the schema of the entity input at this place that the SQL sees.
     pub fn entity_revision(&self, index: usize) -> u32 {
         self.entity_revisions.get(index).copied().unwrap_or(1)

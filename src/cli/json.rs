@@ -144,6 +144,8 @@ wire_enum!(
     PartitionAction: "PARTITION_ACTION_",
     DependencyShape: "DEPENDENCY_SHAPE_",
     ReprocessBehavior: "REPROCESS_BEHAVIOR_",
+    EntityDifference: "ENTITY_DIFFERENCE_",
+    FileChange: "FILE_CHANGE_",
 );
 
 /// Messages as objects. They are taken apart field by field, so that a new field of the protos breaks the build here.
@@ -221,7 +223,7 @@ messages! {
         reprocess_behavior: ReprocessBehavior, priority,
     }
     PlanEstimate { per_partition, total, sample_count, same_revision }
-    PlannedPartition { label, start, end, action: PartitionAction, skip_reason, basis, file_count }
+    PlannedPartition { label, start, end, action: PartitionAction, skip_reason, basis, file_count, run_reason }
     Plan {
         transform, revision, output_table, knowledge: Knowledge, dependency_shape: DependencyShape,
         max_active_partitions, partitions, warnings, plan_hash, estimate, max_attempts, attempt_timeout,
@@ -245,6 +247,15 @@ messages! {
         attempt, state: PartitionState, start_time, staged_time, end_time, rows_read, rows_written, bytes_written,
         message, retry_time,
     }
+    StalePartition {
+        label, start, end, backfill, publish_time, revision, knowledge: Knowledge, basis, reasons,
+    }
+    RevisionChanged { published, current }
+    EntityChanged {
+        entity_type, entity_id, difference: EntityDifference, attribute, valid_time, learned_at,
+    }
+    SourceFilesChanged { source, path, change: FileChange, file_count }
+    PriorRepublished { label, start, backfill }
     InitialDone { backfill_count }
     Heartbeat { time }
     Progress {
@@ -289,6 +300,31 @@ impl ToJson for pb::Event {
             }
             None => {}
         }
+        map.end()
+    }
+}
+
+impl ToJson for pb::StaleReason {
+    fn to_json<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use pb::stale_reason::Reason;
+        let Self { reason, message } = self;
+        let mut map = serializer.serialize_map(None)?;
+        match reason {
+            Some(Reason::RevisionChanged(changed)) => {
+                map.serialize_entry("revision_changed", &Json(changed))?;
+            }
+            Some(Reason::EntityChanged(changed)) => {
+                map.serialize_entry("entity_changed", &Json(changed))?;
+            }
+            Some(Reason::SourceFilesChanged(changed)) => {
+                map.serialize_entry("source_files_changed", &Json(changed))?;
+            }
+            Some(Reason::PriorRepublished(republished)) => {
+                map.serialize_entry("prior_republished", &Json(republished))?;
+            }
+            None => {}
+        }
+        map.serialize_entry("message", message)?;
         map.end()
     }
 }

@@ -20,6 +20,7 @@ use datafusion::{
     scalar::ScalarValue,
 };
 
+use super::reads::Witness;
 use crate::{
     store::{EntityType, Store, columns},
     time::{SysTime, ValidTime},
@@ -40,6 +41,10 @@ pub(super) enum World {
         end: ValidTime,
         /// The partition, for the look-ahead error.
         partition: String,
+        /// What is told of the instants that are asked for.
+        witness: Arc<Witness>,
+        /// The place of the entity type among the inputs.
+        entity: usize,
     },
 }
 
@@ -66,7 +71,8 @@ impl AsOf {
         }
     }
 
-    fn state_type(&self) -> DataType {
+    /// What it gives.
+    pub(super) fn state_type(&self) -> DataType {
         DataType::Struct(columns::state_fields(&self.entity_type))
     }
 }
@@ -141,6 +147,8 @@ impl ScalarUDFImpl for AsOf {
             basis,
             end,
             partition,
+            witness,
+            entity,
         } = &self.world
         else {
             return Ok(ColumnarValue::Array(new_null_array(
@@ -169,6 +177,7 @@ impl ScalarUDFImpl for AsOf {
                 ValidTime::from_micros(ahead)
             );
         }
+        witness.asked(*entity, instants.iter().flatten());
         let states: StructArray = store
             .lookup_batch(&self.entity_type, ids, instants, *basis)
             .map_err(|error| DataFusionError::External(Box::new(error)))?;

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Computed, Engine, Error, PartitionWork, Result, check,
     nesting::STACK_BYTES,
+    reads::{self, Witness},
     session::{Scope, Sessions},
 };
 use crate::{
@@ -105,14 +106,21 @@ impl Embedded {
                 file.check_unchanged()?;
             }
         }
+        let witness = Arc::new(Witness::new(&work.inputs.entities));
         let scope = Scope::Partition {
             partition: work.partition.clone(),
             basis: work.basis,
             available_by: work.available_by,
+            witness: Arc::clone(&witness),
         };
         let context = self.sessions.open(&work.inputs, &scope)?;
         let logical = self.sessions.plan(&context, &work.inputs, &scope).await?;
-        let physical = context.state().create_physical_plan(&logical).await?;
+        let state = context.state();
+        // The two steps of `create_physical_plan`, for what lies between them.
+        let optimized = state.optimize(&logical)?;
+        let reads = reads::of_plan(&optimized, &work.inputs, &witness)?;
+        let planner = state.query_planner();
+        let physical = planner.create_physical_plan(&optimized, &state).await?;
         let mut batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
         let table = &work.inputs.transform.spec.output_table;
         let mut writer = self
@@ -124,6 +132,7 @@ impl Embedded {
         Ok(Computed {
             staged: writer.finish()?,
             rows_read: rows_from_files(&physical),
+            reads: reads.finish(&work.inputs, &work.partition, &witness),
         })
     }
 }

@@ -19,6 +19,7 @@ mod filter_clause;
 mod function_rules;
 mod nesting;
 mod parameters;
+mod reads;
 mod sequential;
 mod session;
 pub mod source;
@@ -32,14 +33,15 @@ use tokio_util::sync::CancellationToken;
 pub use embedded::{Embedded, EmbeddedConfig};
 pub use entity_filter::{EntityFilter, FilterPlanner, MAX_FILTER_BYTES};
 pub use error::Error;
-pub use session::Sessions;
+pub use reads::{EVERY_ATTRIBUTE, EntityRead, FileDigest, FileSet, Reads, Sight};
+pub use session::{Sessions, prior_range};
 pub use source::{PinnedSource, SourceFile};
 
 use crate::{
     catalog::Transform,
     lake::{AttemptId, Staged},
     store::EntityType,
-    time::{Partition, SysTime},
+    time::{Interval, Partition, SysTime, ValidTime},
 };
 
 /// A result of this module.
@@ -52,6 +54,18 @@ pub struct PinnedEntity {
     pub entity_type: Arc<EntityType>,
     /// The table shows entities at the partition's start, not at its last instant.
     pub at_partition_start: bool,
+}
+
+impl PinnedEntity {
+    /// The instant at which a partition over `window` is shown its entities.
+    fn shown_at(&self, window: Interval<ValidTime>) -> ValidTime {
+        if self.at_partition_start {
+            window.from
+        } else {
+            let end = window.to.unwrap_or(window.from);
+            end.saturating_add_micros(-1)
+        }
+    }
 }
 
 /// What all partitions of a backfill share: the transform revision and what its names mean.
@@ -87,6 +101,8 @@ pub struct Computed {
     pub staged: Staged,
     /// Rows that came out of sources and `prior`.
     pub rows_read: u64,
+    /// What its query read.
+    pub reads: Reads,
 }
 
 /// Runs pinned work.

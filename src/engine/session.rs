@@ -34,12 +34,13 @@ use super::{
     entity_table::{EntityTable, View},
     file_table::{FileTable, TableFile},
     filter_clause, nesting, parameters,
+    reads::{FileDigest, Witness},
     sequential::SequentialMerges,
     source::format_of,
     yielding::YieldingJoins,
 };
 use crate::{
-    catalog::ColumnDef,
+    catalog::{ColumnDef, TransformSpec},
     lake::Lake,
     store::Store,
     time::{Grain, Interval, Partition, PartitionCalendar, SysTime, ValidTime},
@@ -69,6 +70,8 @@ pub(super) enum Scope {
         basis: SysTime,
         /// What is known of sources that say when a row became available; `None`: all that is there.
         available_by: Option<SysTime>,
+        /// What is told of what is looked at.
+        witness: Arc<Witness>,
     },
 }
 
@@ -125,8 +128,8 @@ impl Sessions {
         for source in &inputs.sources {
             self.add_source(&context, inputs, source, scope)?;
         }
-        for entity in &inputs.entities {
-            self.add_entity(&context, entity, scope)?;
+        for (index, entity) in inputs.entities.iter().enumerate() {
+            self.add_entity(&context, entity, index, scope)?;
         }
         if inputs.transform.spec.prior.is_some() {
             self.add_prior(&context, inputs, scope)?;
@@ -192,6 +195,7 @@ impl Sessions {
         &self,
         context: &SessionContext,
         entity: &PinnedEntity,
+        index: usize,
         scope: &Scope,
     ) -> Result<()> {
         let entity_type = &entity.entity_type;
@@ -200,7 +204,10 @@ impl Sessions {
         let (basis, world) = match scope {
             Scope::Check(_) => (self.store.latest_basis(), World::Unread),
             Scope::Partition {
-                partition, basis, ..
+                partition,
+                basis,
+                witness,
+                ..
             } => (
                 *basis,
                 World::Pinned {
@@ -208,14 +215,12 @@ impl Sessions {
                     basis: *basis,
                     end,
                     partition: partition.label.clone(),
+                    witness: Arc::clone(witness),
+                    entity: index,
                 },
             ),
         };
-        let instant = if entity.at_partition_start {
-            window.from
-        } else {
-            end.saturating_add_micros(-1)
-        };
+        let instant = entity.shown_at(window);
         let table = |view| {
             Arc::new(EntityTable::new(
                 self.store.clone(),
@@ -246,9 +251,14 @@ impl Sessions {
         let schema = schema_of(&transform.columns)?;
         let files = match scope {
             Scope::Check(_) => Vec::new(),
-            Scope::Partition { partition, .. } => {
-                let reach = prior_range(inputs, partition.start);
+            Scope::Partition {
+                partition, witness, ..
+            } => {
+                let reach = prior_range(&transform.spec, partition.start);
                 let files = self.lake.files(&transform.spec.output_table, None, reach)?;
+                let mut digest = FileDigest::default();
+                files.iter().for_each(|file| digest.add(&file.path));
+                witness.saw_prior(digest.set());
                 files.into_iter().map(TableFile::of_lake).collect()
             }
         };
@@ -270,8 +280,7 @@ fn empty_catalog(config: &SessionConfig) -> Result<Arc<dyn CatalogProviderList>>
 }
 
 /// The partition starts that `prior` shows to a partition that starts at `start`.
-fn prior_range(inputs: &PinnedInputs, start: ValidTime) -> Interval<ValidTime> {
-    let spec = &inputs.transform.spec;
+pub fn prior_range(spec: &TransformSpec, start: ValidTime) -> Interval<ValidTime> {
     let reach = spec.prior.and_then(|prior| prior.partitions);
     let from = match reach {
         None => ValidTime::MIN,

@@ -271,6 +271,22 @@ impl BackfillService for BackfillApi {
         }))
     }
 
+    async fn list_stale_partitions(
+        &self,
+        request: Request<pb::ListStalePartitionsRequest>,
+    ) -> Result<Response<pb::ListStalePartitionsResponse>, Status> {
+        let request = request.into_inner();
+        let limit = page_limit(request.page_size, DEFAULT_PARTITIONS, MAX_PARTITIONS)?;
+        let query =
+            convert::stale_query(&request, limit).map_err(|error| to_status(&error))?;
+        let page = self
+            .backfills
+            .list_stale(query)
+            .await
+            .map_err(|error| to_status(&error))?;
+        Ok(Response::new(convert::stale_page_to_wire(&request, page)))
+    }
+
     type WatchBackfillsStream =
         Pin<Box<dyn Stream<Item = Result<pb::WatchBackfillsResponse, Status>> + Send>>;
 

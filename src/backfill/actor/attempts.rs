@@ -1,7 +1,12 @@
 //! Attempts: how they are started, bounded in time, stopped and waited for.
 
 use super::*;
-use crate::{engine::PartitionWork, lake::AttemptId, time::Clock};
+use crate::{
+    backfill::{blocking::blocking, inputs::Inputs},
+    engine::PartitionWork,
+    lake::AttemptId,
+    time::Clock,
+};
 
 impl Actor {
     pub(super) fn attempt_ended(
@@ -68,9 +73,22 @@ impl Actor {
         let clock = Arc::clone(&self.shared.clock);
         let messages = self.messages.clone();
         let name = name.to_owned();
+        let inputs = self.shared.planner.finder.inputs.clone();
+        let started_at = self.shared.planner.store.latest_basis();
         self.tasks.spawn(async move {
-            let (outcome, timed_out) =
+            let (mut outcome, timed_out) =
                 run_within(limit, engine.as_ref(), &clock, work, cancel).await;
+            if let Ok(computed) = &outcome {
+                let inputs_of = Inputs {
+                    started_at,
+                    reads: computed.reads.clone(),
+                };
+                let backfill = name.clone();
+                let put = blocking(move || inputs.put(&backfill, index, attempt, &inputs_of));
+                if let Err(error) = put.await {
+                    outcome = discarded(outcome, &error).await;
+                }
+            }
             let report = Message::AttemptEnded {
                 name,
                 index,
@@ -115,6 +133,17 @@ impl Actor {
             self.command(name, Command::Stopped { index, attempt }, turn);
         }
     }
+}
+
+/// The outcome of an attempt whose inputs cannot be recorded: nobody could tell later whether what it computed still holds.
+async fn discarded(
+    outcome: engine::Result<Computed>,
+    error: &Error,
+) -> engine::Result<Computed> {
+    Publisher::discard(outcome?.staged).await;
+    Err(engine::Error::Broken {
+        cause: format!("cannot record what it read: {error}"),
+    })
 }
 
 /// Runs one attempt, for `limit` at most; the limit comes with the outcome if it was reached.

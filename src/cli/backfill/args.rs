@@ -52,8 +52,8 @@ pub(crate) struct SpecArgs {
     /// The latest partition first
     #[arg(long)]
     pub(super) run_backwards: bool,
-    /// Which partitions run: none (only those never run), failed (those, and what failed last time)
-    /// or completed (all; the default)
+    /// Which partitions run: none (only those never run), failed (those, and what failed last time),
+    /// stale (those published that would come out otherwise now) or completed (all; the default)
     #[arg(long, value_enum, hide_possible_values = true, value_name = "WHICH")]
     pub(super) reprocess: Option<ReprocessArg>,
     /// Higher ones get the server's free slots first, -1000 to 1000; without it: 0
@@ -100,6 +100,8 @@ pub(crate) enum ReprocessArg {
     Failed,
     /// All
     Completed,
+    /// Published ones that are stale
+    Stale,
 }
 
 impl From<ReprocessArg> for ReprocessBehavior {
@@ -108,6 +110,7 @@ impl From<ReprocessArg> for ReprocessBehavior {
             ReprocessArg::None => Self::None,
             ReprocessArg::Failed => Self::Failed,
             ReprocessArg::Completed => Self::Completed,
+            ReprocessArg::Stale => Self::Stale,
         }
     }
 }

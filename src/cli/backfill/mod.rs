@@ -4,6 +4,7 @@ mod args;
 mod control;
 mod list;
 mod show;
+mod stale;
 
 use std::sync::Arc;
 
@@ -58,6 +59,9 @@ pub(crate) enum Command {
     List(list::ListArgs),
     /// Lists the partitions of a backfill, by start
     Partitions(list::PartitionsArgs),
+    /// Lists published partitions that would come out otherwise now, and why
+    #[command(after_help = stale::HELP)]
+    Stale(stale::StaleArgs),
     /// Stops a backfill: nothing new starts, published partitions stay
     Cancel {
         /// Its name
@@ -123,6 +127,7 @@ pub(crate) async fn run(
         Command::Partitions(args) => list::partitions(args, client, format)
             .await
             .map(Outcome::from),
+        Command::Stale(args) => stale::stale(args, client, format).await.map(Outcome::from),
         Command::Cancel { name } => control::cancel(name, client, format)
             .await
             .map(Outcome::from),

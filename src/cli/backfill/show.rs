@@ -80,7 +80,8 @@ pub(super) fn show_plan(plan: &pb::Plan, all: bool) -> Result<(), Error> {
                 enum_name::<PartitionAction>(partition.action).to_lowercase(),
                 times::show_or_dash(partition.basis.as_ref()),
                 partition.file_count.to_string(),
-                &partition.skip_reason,
+                // One of the two is empty.
+                format!("{}{}", partition.skip_reason, partition.run_reason),
             ]);
         }
     }

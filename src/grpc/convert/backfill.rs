@@ -1,12 +1,14 @@
 //! Backfills: wire to domain and back. What is asked and what is frozen; `state` has the states and their counts, `event` what
-//! watchers receive, `partition` the partitions and their attempts.
+//! watchers receive, `partition` the partitions and their attempts, `stale` those that would come out otherwise.
 
 mod event;
 mod partition;
+mod stale;
 mod state;
 
 pub(in crate::grpc) use event::{watch_all_item_to_wire, watch_item_to_wire};
 pub(in crate::grpc) use partition::{attempts_to_wire, partitions_to_wire};
+pub(in crate::grpc) use stale::{stale_page_to_wire, stale_query};
 use state::{counts_to_wire, partition_state_to_wire, state_to_wire};
 pub(in crate::grpc) use state::{partition_states_from_wire, states_from_wire};
 
@@ -86,6 +88,7 @@ fn reprocess_from_wire(wire: i32) -> Result<Reprocess, Violation> {
         Ok(pb::ReprocessBehavior::Completed | pb::ReprocessBehavior::Unspecified) => {
             Ok(Reprocess::Completed)
         }
+        Ok(pb::ReprocessBehavior::Stale) => Ok(Reprocess::Stale),
         Err(_) => Err(Violation::new(
             "spec.reprocess_behavior",
             format!("{wire} is not a reprocess behavior"),
@@ -98,6 +101,7 @@ fn reprocess_to_wire(reprocess: Reprocess) -> pb::ReprocessBehavior {
         Reprocess::None => pb::ReprocessBehavior::None,
         Reprocess::Failed => pb::ReprocessBehavior::Failed,
         Reprocess::Completed => pb::ReprocessBehavior::Completed,
+        Reprocess::Stale => pb::ReprocessBehavior::Stale,
     }
 }
 
@@ -308,6 +312,7 @@ fn planned_to_wire(planned: &PlannedPartition) -> pb::PlannedPartition {
         skip_reason: planned.skip_reason.clone().unwrap_or_default(),
         basis: Some(time::to_wire(planned.basis)),
         file_count: planned.file_count,
+        run_reason: planned.run_reason.clone().unwrap_or_default(),
     }
 }
 

@@ -29,11 +29,13 @@ pub(super) enum Role {
 }
 
 /// Copied keyspaces, in the order in which they are read while the server goes on: what names something comes before what
-/// it names. A backfill's record is read before its events, so that no record is without them; both before the tables'
-/// pointers, which may be ahead of the journal (as after a crash between the two) but never behind.
-pub(super) const COPIED: [(&str, Form); 4] = [
+/// it names. A backfill's record is read before its events, so that no record is without them; these before what the
+/// partitions that they tell of were made from; all before the tables' pointers, which may be ahead of the journal (as after
+/// a crash between the two) but never behind.
+pub(super) const COPIED: [(&str, Form); 5] = [
     ("backfills", Form::Large),
     ("backfill_events", Form::Plain),
+    ("backfill_inputs", Form::Large),
     ("tables", Form::Plain),
     ("catalog", Form::Large),
 ];

@@ -42,6 +42,7 @@ pub(super) fn record_with(
             partition,
             skip_reason: skip.then(|| "left out".to_owned()),
             file_count: 0,
+            run_reason: None,
         })
         .collect();
     Record {

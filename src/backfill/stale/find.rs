@@ -1,0 +1,356 @@
+//! Gathering what staleness is told from, and putting the reasons together.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use super::{
+    StalePartition, StaleReason, Standing, Standings,
+    entities::{self, Look},
+    files::SourceDiff,
+    prior::PriorFiles,
+};
+use crate::{
+    backfill::{
+        Result,
+        executor::Backfills,
+        inputs::{Inputs, InputsStore},
+        model::{Knowledge, PartitionState, PlannedPartition, Record},
+    },
+    catalog::{Catalog, Transform},
+    engine::{Reads, SourceFile, prior_range, source},
+    lake::Lake,
+    store::Store,
+    time::{Interval, Partition, SysTime, ValidTime},
+};
+
+/// What is read to tell what is stale. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(in crate::backfill) struct Finder {
+    pub(in crate::backfill) catalog: Catalog,
+    pub(in crate::backfill) store: Store,
+    pub(in crate::backfill) lake: Lake,
+    pub(in crate::backfill) inputs: InputsStore,
+    pub(in crate::backfill) backfills: Backfills,
+}
+
+/// What is asked.
+#[derive(Debug)]
+pub(in crate::backfill) struct Scope {
+    /// What would compute the partitions now.
+    pub(in crate::backfill) transform: Arc<Transform>,
+    /// Only partitions that overlap it.
+    pub(in crate::backfill) range: Interval<ValidTime>,
+    /// Only partitions that start after it.
+    pub(in crate::backfill) after: Option<ValidTime>,
+    /// What a partition as known now would read.
+    pub(in crate::backfill) latest: SysTime,
+}
+
+/// How the published partitions stand.
+#[derive(Debug, Default)]
+pub(in crate::backfill) struct Findings {
+    /// By start: each published partition, and why it is stale.
+    pub(in crate::backfill) partitions: Vec<Finding>,
+    pub(in crate::backfill) commit_count: u64,
+    pub(in crate::backfill) comparison_count: u64,
+}
+
+/// A published partition.
+#[derive(Debug)]
+pub(in crate::backfill) struct Finding {
+    pub(in crate::backfill) published: Published,
+    /// Empty: it is up to date.
+    pub(in crate::backfill) reasons: Vec<StaleReason>,
+    /// Whether what it read depends on what it was allowed to know.
+    pub(in crate::backfill) depends_on_knowledge: bool,
+}
+
+/// The latest publication of a partition.
+#[derive(Debug, Clone)]
+pub(in crate::backfill) struct Published {
+    pub(in crate::backfill) record: Arc<Record>,
+    /// Its place in the plan.
+    pub(super) index: usize,
+    pub(super) attempt: u32,
+    pub(super) start_micros: Option<i64>,
+    pub(super) end_micros: i64,
+}
+
+impl Published {
+    fn planned(&self) -> &PlannedPartition {
+        &self.record.plan.partitions[self.index]
+    }
+
+    pub(in crate::backfill) fn partition(&self) -> &Partition {
+        &self.planned().partition
+    }
+}
+
+impl Finding {
+    pub(in crate::backfill) fn to_stale(&self) -> StalePartition {
+        let published = &self.published;
+        StalePartition {
+            partition: published.partition().clone(),
+            backfill: published.record.name.clone(),
+            revision: published.record.plan.revision,
+            knowledge: published.record.plan.knowledge,
+            basis: published.planned().basis,
+            publish_micros: published.end_micros,
+            reasons: self.reasons.clone(),
+        }
+    }
+}
+
+impl Findings {
+    /// How the partitions stand if they are to be as `knowledge` says.
+    pub(in crate::backfill) fn standings(self, knowledge: Knowledge) -> Standings {
+        let standing = |finding: Finding| {
+            let record = &finding.published.record;
+            let was = record.plan.knowledge;
+            let mut reasons = Vec::new();
+            if was != knowledge && finding.depends_on_knowledge {
+                reasons.push(format!("it was computed {was}, not {knowledge}"));
+            }
+            reasons.extend(finding.reasons.iter().map(ToString::to_string));
+            let standing = if reasons.is_empty() {
+                Standing::UpToDate {
+                    backfill: record.name.clone(),
+                }
+            } else {
+                Standing::Stale(reasons.join("; "))
+            };
+            (finding.published.partition().start, standing)
+        };
+        self.partitions.into_iter().map(standing).collect()
+    }
+}
+
+impl Finder {
+    /// Tells for each published partition in scope whether it is stale. Blocks.
+    ///
+    /// **Cost**: the partitions of all backfills of the table, in memory; a read for each published one; a listing of each
+    /// source, and of the table if it is read; and the commit log since the oldest basis (see [`entities`]).
+    ///
+    /// # Errors
+    /// A source that cannot be listed; damage; storage faults.
+    pub(in crate::backfill) fn find(&self, scope: &Scope) -> Result<Findings> {
+        let all = self.published(&scope.transform.spec.output_table);
+        let is_asked = |published: &&Published| {
+            let partition = published.partition();
+            scope.after.is_none_or(|after| partition.start > after)
+                && Interval::new(partition.start, partition.end).overlaps(&scope.range)
+        };
+        let asked: Vec<_> = all.values().filter(is_asked).cloned().collect();
+        let mut revisions = Revisions::new(self);
+        let mut inputs = Vec::with_capacity(asked.len());
+        for published in &asked {
+            inputs.push(self.inputs_of(published, &mut revisions)?);
+        }
+        let looks: Vec<_> = asked
+            .iter()
+            .zip(&inputs)
+            .map(|(published, inputs)| Look {
+                basis: published.planned().basis,
+                target: (published.record.plan.knowledge == Knowledge::AsKnownNow)
+                    .then_some(scope.latest),
+                started_at: inputs.started_at,
+                reads: &inputs.reads.entities,
+            })
+            .collect();
+        let found = entities::find(&self.store, &looks, scope.latest)?;
+        let mut files = Files::new(self);
+        let mut priors: Option<PriorFiles> = None;
+        let mut findings = Findings {
+            partitions: Vec::with_capacity(asked.len()),
+            commit_count: found.commit_count,
+            comparison_count: found.comparison_count,
+        };
+        for ((published, inputs), entity) in asked.into_iter().zip(&inputs).zip(found.reasons) {
+            let ran = revisions.get(&published)?;
+            let mut reasons = Vec::new();
+            if !ran.computes_like(&scope.transform) {
+                reasons.push(StaleReason::Revision {
+                    published: ran.revision,
+                    current: scope.transform.revision,
+                });
+            }
+            reasons.extend(entity);
+            reasons.extend(files.reasons(&published, &inputs.reads)?);
+            if ran.spec.prior.is_some() && (inputs.reads.prior.is_some() || !inputs.recorded) {
+                let priors = match &mut priors {
+                    Some(priors) => priors,
+                    None => priors.insert(self.prior_files(&ran)?),
+                };
+                let reach = prior_range(&ran.spec, published.partition().start);
+                let read = inputs.reads.prior.as_ref();
+                reasons.extend(priors.reason(&published, read, reach, &all));
+            }
+            findings.partitions.push(Finding {
+                depends_on_knowledge: self.depends_on_knowledge(&inputs.reads)?,
+                published,
+                reasons,
+            });
+        }
+        Ok(findings)
+    }
+
+    /// The latest publication of each partition of a table.
+    fn published(&self, table: &str) -> BTreeMap<ValidTime, Published> {
+        let mut all: BTreeMap<ValidTime, Published> = BTreeMap::new();
+        for watched in self.backfills.read().values() {
+            let record = &watched.record;
+            if record.plan.output_table != table {
+                continue;
+            }
+            let state = watched.visible.read();
+            let runs = record.plan.partitions.iter().zip(&state.partitions);
+            for (index, (planned, run)) in runs.enumerate() {
+                let Some(end_micros) = run.end_micros else {
+                    continue;
+                };
+                let start = planned.partition.start;
+                let is_later = all
+                    .get(&start)
+                    .is_none_or(|latest| latest.end_micros <= end_micros);
+                if run.state == PartitionState::Succeeded && is_later {
+                    let published = Published {
+                        record: Arc::clone(record),
+                        index,
+                        attempt: run.attempt,
+                        start_micros: run.start_micros,
+                        end_micros,
+                    };
+                    all.insert(start, published);
+                }
+            }
+        }
+        all
+    }
+
+    fn inputs_of(
+        &self,
+        published: &Published,
+        revisions: &mut Revisions<'_>,
+    ) -> Result<Remembered> {
+        let record = &published.record;
+        let index = u32::try_from(published.index).unwrap_or(u32::MAX);
+        let stored = self.inputs.get(&record.name, index, published.attempt)?;
+        Ok(match stored {
+            Some(Inputs { started_at, reads }) => Remembered {
+                started_at,
+                reads,
+                recorded: true,
+            },
+            None => Remembered {
+                started_at: SysTime::from_micros(record.create_time_micros),
+                reads: Reads::declared(&*revisions.get(published)?, published.partition()),
+                recorded: false,
+            },
+        })
+    }
+
+    fn depends_on_knowledge(&self, reads: &Reads) -> Result<bool> {
+        if !reads.entities.is_empty() {
+            return Ok(true);
+        }
+        for name in &reads.sources {
+            if self.catalog.source(name)?.available_at_column.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn prior_files(&self, transform: &Transform) -> Result<PriorFiles> {
+        let table = &transform.spec.output_table;
+        let everything = Interval::starting_at(ValidTime::MIN);
+        Ok(PriorFiles::new(self.lake.files(table, None, everything)?))
+    }
+}
+
+/// What is known of what a partition read.
+struct Remembered {
+    started_at: SysTime,
+    reads: Reads,
+    /// Otherwise: what it may have read at most.
+    recorded: bool,
+}
+
+/// The revisions that were run.
+struct Revisions<'a> {
+    finder: &'a Finder,
+    known: HashMap<(String, u32), Arc<Transform>>,
+}
+
+impl<'a> Revisions<'a> {
+    fn new(finder: &'a Finder) -> Self {
+        Self {
+            finder,
+            known: HashMap::new(),
+        }
+    }
+
+    fn get(&mut self, published: &Published) -> Result<Arc<Transform>> {
+        let plan = &published.record.plan;
+        let key = (plan.transform.clone(), plan.revision);
+        if let Some(known) = self.known.get(&key) {
+            return Ok(Arc::clone(known));
+        }
+        let catalog = &self.finder.catalog;
+        let transform = catalog.transform(&plan.transform, Some(plan.revision))?;
+        self.known.insert(key, Arc::clone(&transform));
+        Ok(transform)
+    }
+}
+
+/// Sources as they are now, and how they differ from what backfills froze.
+struct Files<'a> {
+    finder: &'a Finder,
+    now: HashMap<String, Vec<SourceFile>>,
+    /// By backfill.
+    diffs: HashMap<String, Vec<(String, SourceDiff)>>,
+}
+
+impl<'a> Files<'a> {
+    fn new(finder: &'a Finder) -> Self {
+        Self {
+            finder,
+            now: HashMap::new(),
+            diffs: HashMap::new(),
+        }
+    }
+
+    fn reasons(&mut self, published: &Published, reads: &Reads) -> Result<Vec<StaleReason>> {
+        let name = &published.record.name;
+        if !self.diffs.contains_key(name) {
+            let diffs = self.diff(&published.record)?;
+            self.diffs.insert(name.clone(), diffs);
+        }
+        let partition = published.partition();
+        let window = Interval::new(partition.start, partition.end);
+        let diffs = self.diffs.get(name).map(Vec::as_slice);
+        Ok(diffs
+            .unwrap_or_default()
+            .iter()
+            .filter(|(source, _)| reads.sources.contains(source))
+            .filter_map(|(_, diff)| diff.reason(window))
+            .collect())
+    }
+
+    fn diff(&mut self, record: &Record) -> Result<Vec<(String, SourceDiff)>> {
+        let mut diffs = Vec::new();
+        for frozen in &record.plan.sources {
+            if !self.now.contains_key(&frozen.source) {
+                let declared = self.finder.catalog.source(&frozen.source)?;
+                let listed = source::list_files(&declared)?;
+                self.now.insert(frozen.source.clone(), listed);
+            }
+            let now = self.now.get(&frozen.source).map(Vec::as_slice);
+            let diff = SourceDiff::new(frozen, now.unwrap_or_default());
+            diffs.push((frozen.source.clone(), diff));
+        }
+        Ok(diffs)
+    }
+}

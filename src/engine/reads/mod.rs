@@ -1,0 +1,209 @@
+//! What one partition's query read: the footprint that staleness is told from.
+//!
+//! Names and columns come from the optimised plan (its projections, and the fields that are taken out of `<type>_at`); which
+//! instants `<type>_at` was asked for, and which files `prior` was made of, from the run itself. All of it may say too much,
+//! never too little.
+
+mod plan;
+
+use std::{
+    path::Path,
+    sync::{
+        OnceLock,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+pub(super) use plan::of_plan;
+
+use super::PinnedEntity;
+use crate::{
+    catalog::Transform,
+    time::{Interval, Partition, ValidTime},
+};
+
+/// What a query read.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Reads {
+    /// Each look at an entity type.
+    pub entities: Vec<EntityRead>,
+    /// The sources, by name, ascending.
+    pub sources: Vec<String>,
+    /// Its own earlier output. `None`: it was not read.
+    pub prior: Option<FileSet>,
+}
+
+/// One look at an entity type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntityRead {
+    /// The type.
+    pub entity_type: String,
+    /// How it was looked at.
+    pub sight: Sight,
+    /// The attributes, ascending; whether an entity is there at all was always seen.
+    pub attributes: Vec<String>,
+    /// Whether it was seen since when a version is valid.
+    pub valid_from: bool,
+    /// And until when.
+    pub valid_to: bool,
+}
+
+/// What of valid time was seen of an entity type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Sight {
+    /// The state at one instant: the table.
+    State(ValidTime),
+    /// The states at instants in this range: `<type>_at`.
+    States(Interval<ValidTime>),
+    /// The versions that overlap this window, clipped to it: `<type>_history`.
+    Versions(Interval<ValidTime>),
+}
+
+impl EntityRead {
+    /// The valid time in which another version could have made another answer.
+    pub fn reach(&self) -> Interval<ValidTime> {
+        let seen = match self.sight {
+            Sight::State(instant) => Interval::new(instant, instant.saturating_add_micros(1)),
+            Sight::States(range) => range,
+            Sight::Versions(window) => return window,
+        };
+        Interval {
+            // A version that ends before may have been a part of the one that is seen.
+            from: if self.valid_from {
+                ValidTime::MIN
+            } else {
+                seen.from
+            },
+            to: seen.to,
+        }
+    }
+}
+
+/// Files by their paths, as a digest: equal sets have equal digests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSet {
+    /// How many there are.
+    pub file_count: u32,
+    /// 128 bits of the SHA-256 of their paths in order, in hexadecimal digits.
+    pub digest: String,
+}
+
+/// A [`FileSet`] in the making. Files come in order.
+#[derive(Debug, Clone, Default)]
+pub struct FileDigest {
+    file_count: u32,
+    hasher: Sha256,
+}
+
+impl FileDigest {
+    /// Adds a file.
+    pub fn add(&mut self, path: &Path) {
+        self.file_count = self.file_count.saturating_add(1);
+        self.hasher.update(path.as_os_str().as_encoded_bytes());
+        self.hasher.update([0]);
+    }
+
+    /// The files so far.
+    pub fn set(&self) -> FileSet {
+        let digest = self.hasher.clone().finalize();
+        FileSet {
+            file_count: self.file_count,
+            digest: digest.iter().take(16).map(|it| format!("{it:02x}")).collect(),
+        }
+    }
+}
+
+impl Reads {
+    /// All that a partition of `transform` could have read, for want of a record of what it did. `None` for `prior`: which
+    /// files it was made of is not known.
+    pub fn declared(transform: &Transform, partition: &Partition) -> Self {
+        let window = Interval::new(partition.start, partition.end);
+        let sights = [
+            Sight::States(Interval::new(ValidTime::MIN, partition.end)),
+            Sight::Versions(window),
+        ];
+        let entities = transform.spec.entities.iter().flat_map(|input| {
+            sights.map(|sight| EntityRead {
+                entity_type: input.entity_type.clone(),
+                sight,
+                attributes: vec![EVERY_ATTRIBUTE.to_owned()],
+                valid_from: true,
+                valid_to: true,
+            })
+        });
+        let sources = transform.spec.sources.iter();
+        Self {
+            entities: entities.collect(),
+            sources: sources.map(|input| input.source.clone()).collect(),
+            prior: None,
+        }
+    }
+}
+
+/// Stands for all attributes, whatever they are called; no attribute has this name.
+pub const EVERY_ATTRIBUTE: &str = "*";
+
+/// What a run looks at that its plan does not tell. Filled in by the session's functions and tables.
+#[derive(Debug, Default)]
+pub(super) struct Witness {
+    /// By entity input.
+    instants: Vec<Instants>,
+    prior: OnceLock<FileSet>,
+}
+
+/// The first and the last instant that a function was asked for.
+#[derive(Debug)]
+struct Instants {
+    first: AtomicI64,
+    last: AtomicI64,
+}
+
+impl Witness {
+    pub(super) fn new(entities: &[PinnedEntity]) -> Self {
+        let none = || Instants {
+            first: AtomicI64::new(i64::MAX),
+            last: AtomicI64::new(i64::MIN),
+        };
+        Self {
+            instants: entities.iter().map(|_| none()).collect(),
+            prior: OnceLock::new(),
+        }
+    }
+
+    /// The states of an entity input were asked for at these instants, in microseconds.
+    pub(super) fn asked(&self, entity: usize, instants: impl Iterator<Item = i64>) {
+        let Some(asked) = self.instants.get(entity) else {
+            return;
+        };
+        let bounds = instants.fold(None, |bounds, at| match bounds {
+            None => Some((at, at)),
+            Some((first, last)) => Some((at.min(first), at.max(last))),
+        });
+        if let Some((first, last)) = bounds {
+            asked.first.fetch_min(first, Ordering::Relaxed);
+            asked.last.fetch_max(last, Ordering::Relaxed);
+        }
+    }
+
+    /// The range over which the states of an entity input were asked for; `None`: they were not.
+    pub(super) fn range(&self, entity: usize) -> Option<Interval<ValidTime>> {
+        let asked = self.instants.get(entity)?;
+        let first = asked.first.load(Ordering::Relaxed);
+        let last = asked.last.load(Ordering::Relaxed);
+        (first <= last).then(|| {
+            Interval::new(
+                ValidTime::from_micros(first),
+                ValidTime::from_micros(last.saturating_add(1)),
+            )
+        })
+    }
+
+    /// `prior` was made of these files.
+    pub(super) fn saw_prior(&self, files: FileSet) {
+        // A session has one such table.
+        let _ = self.prior.set(files);
+    }
+}
