@@ -115,6 +115,7 @@ mod tests {
             attributes: vec!["temp".to_owned()],
             valid_from: true,
             valid_to: false,
+            ids: matches!(sight, Sight::States(_)).then(|| vec![1, u32::MAX]),
         };
         let window = Interval::new(ValidTime::from_micros(5), ValidTime::from_micros(9));
         Inputs {
@@ -139,7 +140,7 @@ mod tests {
         "\u{1}",
         r#"{"started_at":7,"reads":{"entities":["#,
         r#"{"entity_type":"station","sight":{"State":8},"attributes":["temp"],"valid_from":true,"valid_to":false},"#,
-        r#"{"entity_type":"station","sight":{"States":{"from":5,"to":9}},"attributes":["temp"],"valid_from":true,"valid_to":false},"#,
+        r#"{"entity_type":"station","sight":{"States":{"from":5,"to":9}},"attributes":["temp"],"valid_from":true,"valid_to":false,"ids":[1,4294967295]},"#,
         r#"{"entity_type":"station","sight":{"Versions":{"from":5,"to":9}},"attributes":["temp"],"valid_from":true,"valid_to":false}"#,
         r#"],"sources":["flights"],"prior":{"file_count":3,"digest":"00ff"}}}"#,
     );

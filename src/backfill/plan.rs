@@ -254,8 +254,7 @@ fn leave_out_unless_stale(
                 planned.run_reason = Some("an earlier partition, which it reads, runs".to_owned());
             }
             Some(Standing::UpToDate { backfill }) => {
-                planned.skip_reason =
-                    Some(format!("it is up to date: {backfill} published it"));
+                planned.skip_reason = Some(format!("it is up to date: {backfill} published it"));
             }
         }
         earlier_runs |= planned.skip_reason.is_none();

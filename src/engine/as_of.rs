@@ -177,7 +177,7 @@ impl ScalarUDFImpl for AsOf {
                 ValidTime::from_micros(ahead)
             );
         }
-        witness.asked(*entity, instants.iter().flatten());
+        witness.asked(*entity, ids, instants);
         let states: StructArray = store
             .lookup_batch(&self.entity_type, ids, instants, *basis)
             .map_err(|error| DataFusionError::External(Box::new(error)))?;

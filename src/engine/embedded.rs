@@ -118,7 +118,7 @@ impl Embedded {
         let state = context.state();
         // The two steps of `create_physical_plan`, for what lies between them.
         let optimized = state.optimize(&logical)?;
-        let reads = reads::of_plan(&optimized, &work.inputs, &witness)?;
+        let reads = reads::of_plan(&logical, &optimized, &work.inputs, &witness)?;
         let planner = state.query_planner();
         let physical = planner.create_physical_plan(&optimized, &state).await?;
         let mut batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;

@@ -277,8 +277,7 @@ impl BackfillService for BackfillApi {
     ) -> Result<Response<pb::ListStalePartitionsResponse>, Status> {
         let request = request.into_inner();
         let limit = page_limit(request.page_size, DEFAULT_PARTITIONS, MAX_PARTITIONS)?;
-        let query =
-            convert::stale_query(&request, limit).map_err(|error| to_status(&error))?;
+        let query = convert::stale_query(&request, limit).map_err(|error| to_status(&error))?;
         let page = self
             .backfills
             .list_stale(query)

@@ -166,7 +166,11 @@ impl Comparison {
         by_value.or_else(|| {
             // The same values, in other versions.
             let starts = [before.get(first), after.get(first)];
-            let point = starts.into_iter().flatten().map(|run| run.span.from).max()?;
+            let point = starts
+                .into_iter()
+                .flatten()
+                .map(|run| run.span.from)
+                .max()?;
             Some(self.difference(point, Some("valid_from".to_owned())))
         })
     }
@@ -245,7 +249,9 @@ fn valued(run: Option<&Run>) -> Option<(&Run, &[Option<Value>])> {
 /// Whether two values are the same to every query: floats by their bits.
 fn same(a: Option<&Option<Value>>, b: Option<&Option<Value>>) -> bool {
     match (a, b) {
-        (Some(Some(Value::Float64(a))), Some(Some(Value::Float64(b)))) => a.to_bits() == b.to_bits(),
+        (Some(Some(Value::Float64(a))), Some(Some(Value::Float64(b)))) => {
+            a.to_bits() == b.to_bits()
+        }
         _ => a == b,
     }
 }

@@ -72,8 +72,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 pub use chain::{Chain, Queued};
-pub use compare::{Comparison, ComparedColumns, Difference};
 pub use changes::{Change, ChangePosition, ChangedState, Changes, Step, WithinCommit};
+pub use compare::{ComparedColumns, Comparison, Difference};
 pub use error::Error;
 pub use lookup::{Outcome, States};
 pub use model::{

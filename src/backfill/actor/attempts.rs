@@ -136,10 +136,7 @@ impl Actor {
 }
 
 /// The outcome of an attempt whose inputs cannot be recorded: nobody could tell later whether what it computed still holds.
-async fn discarded(
-    outcome: engine::Result<Computed>,
-    error: &Error,
-) -> engine::Result<Computed> {
+async fn discarded(outcome: engine::Result<Computed>, error: &Error) -> engine::Result<Computed> {
     Publisher::discard(outcome?.staged).await;
     Err(engine::Error::Broken {
         cause: format!("cannot record what it read: {error}"),

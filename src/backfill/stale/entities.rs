@@ -87,19 +87,19 @@ struct Touch {
 
 /// One look at an entity type, ready to be compared.
 #[derive(Debug)]
-struct Watch {
+struct Watch<'a> {
     /// The place of its partition.
     look: usize,
-    sight: Sight,
+    read: &'a EntityRead,
     reach: Interval<ValidTime>,
     columns: ComparedColumns,
 }
 
 /// All looks at one entity type.
 #[derive(Debug)]
-struct TypeWatches {
+struct TypeWatches<'a> {
     entity_type: Arc<EntityType>,
-    watches: Vec<Watch>,
+    watches: Vec<Watch<'a>>,
     /// What those with a target reach, disjoint and ascending.
     reach: Vec<Interval<ValidTime>>,
     /// The oldest basis of those.
@@ -109,7 +109,7 @@ struct TypeWatches {
 struct Search<'a> {
     store: &'a Store,
     looks: &'a [Look<'a>],
-    types: BTreeMap<String, TypeWatches>,
+    types: BTreeMap<String, TypeWatches<'a>>,
     /// Looks at entities for which no reason was found.
     undecided: usize,
     found: Found,
@@ -117,7 +117,7 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(store: &'a Store, looks: &'a [Look<'a>]) -> Result<Self> {
-        let mut types: BTreeMap<String, TypeWatches> = BTreeMap::new();
+        let mut types: BTreeMap<String, TypeWatches<'a>> = BTreeMap::new();
         for (look, its) in looks.iter().enumerate() {
             for read in its.reads {
                 if !types.contains_key(&read.entity_type) {
@@ -191,7 +191,9 @@ impl<'a> Search<'a> {
         };
         for watch in &watches.watches {
             let look = &self.looks[watch.look];
-            let saw_it = look.started_at < at && known_from <= look.basis;
+            let saw_it = look.started_at < at
+                && known_from <= look.basis
+                && watch.read.is_of(&entry.entity_id);
             if saw_it && self.found.reasons[watch.look].is_none() {
                 self.undecided -= 1;
                 self.found.reasons[watch.look] = Some(StaleReason::Entity {
@@ -221,16 +223,18 @@ impl<'a> Search<'a> {
             return Ok(());
         };
         // One comparison serves all who read the same basis.
-        let mut concerned: BTreeMap<(SysTime, SysTime), Vec<&Watch>> = BTreeMap::new();
+        let mut concerned: BTreeMap<(SysTime, SysTime), Vec<&Watch<'_>>> = BTreeMap::new();
         for watch in &watches.watches {
             let look = &self.looks[watch.look];
             let Some(target) = look.target else {
                 continue;
             };
-            let is_touched = |touch: &Touch| {
-                touch.at > look.basis && touch.valid.overlaps(&watch.reach)
-            };
-            if self.found.reasons[watch.look].is_none() && touches.iter().any(is_touched) {
+            let is_touched =
+                |touch: &Touch| touch.at > look.basis && touch.valid.overlaps(&watch.reach);
+            if self.found.reasons[watch.look].is_none()
+                && touches.iter().any(is_touched)
+                && watch.read.is_of(id)
+            {
                 let bases = (look.basis, target);
                 concerned.entry(bases).or_default().push(watch);
             }
@@ -258,7 +262,9 @@ impl<'a> Search<'a> {
                     self.found.reasons[watch.look] = Some(StaleReason::Entity {
                         entity_type: type_name.to_owned(),
                         entity_id: id.to_owned(),
-                        differs: difference.column.map_or(Differs::Existence, Differs::Column),
+                        differs: difference
+                            .column
+                            .map_or(Differs::Existence, Differs::Column),
                         valid_time: Some(difference.valid_time),
                         learned_at,
                     });
@@ -269,8 +275,8 @@ impl<'a> Search<'a> {
     }
 }
 
-impl TypeWatches {
-    fn add(&mut self, look: usize, its: &Look<'_>, read: &EntityRead) {
+impl<'a> TypeWatches<'a> {
+    fn add(&mut self, look: usize, its: &Look<'_>, read: &'a EntityRead) {
         let attributes = self.entity_type.attributes();
         let all = || (0..attributes.len()).collect();
         let place = |name: &String| attributes.iter().position(|it| it.name == *name);
@@ -278,7 +284,7 @@ impl TypeWatches {
         let reads_all = read.attributes.iter().any(|name| name == EVERY_ATTRIBUTE);
         let watch = Watch {
             look,
-            sight: read.sight,
+            read,
             reach: read.reach(),
             columns: ComparedColumns {
                 attributes: named.filter(|_| !reads_all).unwrap_or_else(all),
@@ -294,9 +300,9 @@ impl TypeWatches {
     }
 }
 
-impl Watch {
+impl Watch<'_> {
     fn difference(&self, comparison: &Comparison) -> Option<Difference> {
-        match self.sight {
+        match self.read.sight {
             Sight::State(instant) => {
                 let instant = Interval::new(instant, instant.saturating_add_micros(1));
                 comparison.states(instant, &self.columns)
@@ -325,7 +331,7 @@ impl Entity<'_> {
     }
 
     /// The first commit that made `watch` see a difference where `difference` is.
-    fn learned_at(&self, watch: &Watch, difference: &Difference) -> Result<SysTime> {
+    fn learned_at(&self, watch: &Watch<'_>, difference: &Difference) -> Result<SysTime> {
         let mut after: Vec<_> = self
             .touches
             .iter()
@@ -350,8 +356,8 @@ impl Entity<'_> {
 }
 
 /// From the first to the last point that any of them reaches.
-fn hull(watches: &[&Watch]) -> Interval<ValidTime> {
-    let reach = |watch: &&Watch| watch.reach;
+fn hull(watches: &[&Watch<'_>]) -> Interval<ValidTime> {
+    let reach = |watch: &&Watch<'_>| watch.reach;
     let from = watches.iter().map(|it| reach(it).from).min();
     let ends: Option<Vec<_>> = watches.iter().map(|it| reach(it).to).collect();
     Interval {

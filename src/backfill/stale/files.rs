@@ -30,10 +30,7 @@ impl SourceDiff {
     /// Compares what was frozen with the files that are there `now`; both by path.
     pub(super) fn new(frozen: &FrozenSource, now: &[SourceFile]) -> Self {
         let mut changes = Vec::new();
-        let (mut then, mut now) = (
-            frozen.files.iter().peekable(),
-            now.iter().peekable(),
-        );
+        let (mut then, mut now) = (frozen.files.iter().peekable(), now.iter().peekable());
         loop {
             let order = match (then.peek(), now.peek()) {
                 (None, None) => break,
@@ -58,9 +55,8 @@ impl SourceDiff {
             from: partition.from.saturating_add_micros(-self.lookback_micros),
             to: partition.to,
         };
-        let is_seen = |slice: &Option<Interval<ValidTime>>| {
-            slice.is_none_or(|slice| slice.overlaps(&window))
-        };
+        let is_seen =
+            |slice: &Option<Interval<ValidTime>>| slice.is_none_or(|slice| slice.overlaps(&window));
         let mut seen = self
             .changes
             .iter()
@@ -86,7 +82,11 @@ fn changed(old: Option<&SourceFile>, new: Option<&SourceFile>) -> Option<Changed
     Some(Changed {
         path: path.clone(),
         change,
-        slices: [old, new].into_iter().flatten().map(|file| file.slice).collect(),
+        slices: [old, new]
+            .into_iter()
+            .flatten()
+            .map(|file| file.slice)
+            .collect(),
     })
 }
 

@@ -61,9 +61,13 @@ impl PriorFiles {
         let later = || {
             let started = published.start_micros.unwrap_or(published.end_micros);
             let to = reach.to.unwrap_or(published.partition().start);
+            // Names sort by creation: a clock that stands still, or steps back, does not hide a later backfill.
+            let is_later = |earlier: &&Published| {
+                earlier.end_micros > started || earlier.record.name > published.record.name
+            };
             all.range(reach.from..to)
                 .map(|(_, earlier)| earlier)
-                .filter(|earlier| earlier.end_micros > started)
+                .filter(is_later)
                 .max_by_key(|earlier| earlier.end_micros)
                 .map(|earlier| (earlier.partition().clone(), earlier.record.name.clone()))
         };

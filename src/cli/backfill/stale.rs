@@ -108,7 +108,10 @@ fn show(partitions: &[pb::StalePartition], more: bool, published_count: u64) -> 
     }
     let nothing = match published_count {
         0 => "nothing is published there yet".to_owned(),
-        count => format!("none of {} published partitions is stale", output::count(count)),
+        count => format!(
+            "none of {} published partitions is stale",
+            output::count(count)
+        ),
     };
     columns.print(&nothing)?;
     if !partitions.is_empty() {

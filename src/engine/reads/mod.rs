@@ -1,19 +1,15 @@
 //! What one partition's query read: the footprint that staleness is told from.
 //!
 //! Names and columns come from the optimised plan (its projections, and the fields that are taken out of `<type>_at`); which
-//! instants `<type>_at` was asked for, and which files `prior` was made of, from the run itself. All of it may say too much,
+//! instants, and of which entities, `<type>_at` was asked for, and which files `prior` was made of, from the run itself. All of it may say too much,
 //! never too little.
 
 mod plan;
 
-use std::{
-    path::Path,
-    sync::{
-        OnceLock,
-        atomic::{AtomicI64, Ordering},
-    },
-};
+use std::{collections::BTreeSet, path::Path, sync::OnceLock};
 
+use arrow::array::{StringArray, TimestampMicrosecondArray};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -49,6 +45,9 @@ pub struct EntityRead {
     pub valid_from: bool,
     /// And until when.
     pub valid_to: bool,
+    /// The CRC-32 of the ids that were asked for, ascending. `None`: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<Vec<u32>>,
 }
 
 /// What of valid time was seen of an entity type.
@@ -62,7 +61,16 @@ pub enum Sight {
     Versions(Interval<ValidTime>),
 }
 
+/// Ids of one look that are kept apart; beyond, all are taken for asked for.
+const MAX_IDS: usize = 256;
+
 impl EntityRead {
+    /// Whether it may have looked at an entity.
+    pub fn is_of(&self, entity_id: &str) -> bool {
+        let is_asked = |ids: &Vec<u32>| ids.binary_search(&hash_of(entity_id)).is_ok();
+        self.ids.as_ref().is_none_or(is_asked)
+    }
+
     /// The valid time in which another version could have made another answer.
     pub fn reach(&self) -> Interval<ValidTime> {
         let seen = match self.sight {
@@ -80,6 +88,10 @@ impl EntityRead {
             to: seen.to,
         }
     }
+}
+
+fn hash_of(entity_id: &str) -> u32 {
+    crc32fast::hash(entity_id.as_bytes())
 }
 
 /// Files by their paths, as a digest: equal sets have equal digests.
@@ -111,7 +123,11 @@ impl FileDigest {
         let digest = self.hasher.clone().finalize();
         FileSet {
             file_count: self.file_count,
-            digest: digest.iter().take(16).map(|it| format!("{it:02x}")).collect(),
+            digest: digest
+                .iter()
+                .take(16)
+                .map(|it| format!("{it:02x}"))
+                .collect(),
         }
     }
 }
@@ -132,6 +148,7 @@ impl Reads {
                 attributes: vec![EVERY_ATTRIBUTE.to_owned()],
                 valid_from: true,
                 valid_to: true,
+                ids: None,
             })
         });
         let sources = transform.spec.sources.iter();
@@ -150,55 +167,80 @@ pub const EVERY_ATTRIBUTE: &str = "*";
 #[derive(Debug, Default)]
 pub(super) struct Witness {
     /// By entity input.
-    instants: Vec<Instants>,
+    asked: Vec<Mutex<Asked>>,
     prior: OnceLock<FileSet>,
 }
 
-/// The first and the last instant that a function was asked for.
+/// What a function was asked for.
 #[derive(Debug)]
-struct Instants {
-    first: AtomicI64,
-    last: AtomicI64,
+struct Asked {
+    /// The first and the last instant; `None`: nothing was asked for.
+    instants: Option<(i64, i64)>,
+    /// Hashes of ids; `None`: too many.
+    ids: Option<BTreeSet<u32>>,
 }
 
 impl Witness {
     pub(super) fn new(entities: &[PinnedEntity]) -> Self {
-        let none = || Instants {
-            first: AtomicI64::new(i64::MAX),
-            last: AtomicI64::new(i64::MIN),
+        let none = || {
+            Mutex::new(Asked {
+                instants: None,
+                ids: Some(BTreeSet::new()),
+            })
         };
         Self {
-            instants: entities.iter().map(|_| none()).collect(),
+            asked: entities.iter().map(|_| none()).collect(),
             prior: OnceLock::new(),
         }
     }
 
-    /// The states of an entity input were asked for at these instants, in microseconds.
-    pub(super) fn asked(&self, entity: usize, instants: impl Iterator<Item = i64>) {
-        let Some(asked) = self.instants.get(entity) else {
+    /// The states of an entity input were asked for: of these ids at these instants, in microseconds. **Cost**: for each row
+    /// next to nothing, and a hash for each id that differs from the row before, while there are few ids.
+    pub(super) fn asked(
+        &self,
+        entity: usize,
+        ids: &StringArray,
+        instants: &TimestampMicrosecondArray,
+    ) {
+        let Some(asked) = self.asked.get(entity) else {
             return;
         };
-        let bounds = instants.fold(None, |bounds, at| match bounds {
-            None => Some((at, at)),
-            Some((first, last)) => Some((at.min(first), at.max(last))),
-        });
-        if let Some((first, last)) = bounds {
-            asked.first.fetch_min(first, Ordering::Relaxed);
-            asked.last.fetch_max(last, Ordering::Relaxed);
+        let bounds = instants.iter().flatten().fold(None, widened);
+        let mut asked = asked.lock();
+        asked.instants = [asked.instants, bounds]
+            .into_iter()
+            .flatten()
+            .flat_map(|(first, last)| [first, last])
+            .fold(None, widened);
+        let mut before = None;
+        for id in ids.iter().flatten() {
+            if before == Some(id) {
+                continue;
+            }
+            before = Some(id);
+            let Some(known) = &mut asked.ids else {
+                return;
+            };
+            known.insert(hash_of(id));
+            if known.len() > MAX_IDS {
+                asked.ids = None;
+            }
         }
     }
 
     /// The range over which the states of an entity input were asked for; `None`: they were not.
     pub(super) fn range(&self, entity: usize) -> Option<Interval<ValidTime>> {
-        let asked = self.instants.get(entity)?;
-        let first = asked.first.load(Ordering::Relaxed);
-        let last = asked.last.load(Ordering::Relaxed);
-        (first <= last).then(|| {
-            Interval::new(
-                ValidTime::from_micros(first),
-                ValidTime::from_micros(last.saturating_add(1)),
-            )
-        })
+        let (first, last) = self.asked.get(entity)?.lock().instants?;
+        Some(Interval::new(
+            ValidTime::from_micros(first),
+            ValidTime::from_micros(last.saturating_add(1)),
+        ))
+    }
+
+    /// The ids that were asked for, as [`EntityRead::ids`].
+    fn ids(&self, entity: usize) -> Option<Vec<u32>> {
+        let asked = self.asked.get(entity)?.lock();
+        Some(asked.ids.as_ref()?.iter().copied().collect())
     }
 
     /// `prior` was made of these files.
@@ -206,4 +248,11 @@ impl Witness {
         // A session has one such table.
         let _ = self.prior.set(files);
     }
+}
+
+fn widened(bounds: Option<(i64, i64)>, point: i64) -> Option<(i64, i64)> {
+    Some(match bounds {
+        None => (point, point),
+        Some((first, last)) => (first.min(point), last.max(point)),
+    })
 }

@@ -44,6 +44,12 @@ impl Used {
         }
     }
 
+    fn add(&mut self, other: Self) {
+        self.attributes.extend(other.attributes);
+        self.valid_from |= other.valid_from;
+        self.valid_to |= other.valid_to;
+    }
+
     fn all(&mut self) {
         self.attributes.insert(EVERY_ATTRIBUTE.to_owned());
         self.valid_from = true;
@@ -67,26 +73,35 @@ pub(in crate::engine) struct PlanReads {
     prior: bool,
 }
 
-/// What `plan` names of `inputs`. `witness` tells whether functions were called already while it was optimised: such calls
-/// left nothing behind to be followed.
+/// What a query names of `inputs`: as it was written, and optimised. `witness` tells whether functions were called already
+/// while it was optimised: such calls left nothing behind, and are followed in the query as it was written.
 pub(in crate::engine) fn of_plan(
-    plan: &LogicalPlan,
+    written: &LogicalPlan,
+    optimized: &LogicalPlan,
     inputs: &PinnedInputs,
     witness: &Witness,
 ) -> Result<PlanReads> {
-    let entities = inputs.entities.iter().enumerate().map(|(index, entity)| {
-        let name = entity.entity_type.name().to_owned();
-        let mut lookups = Used::default();
-        if witness.range(index).is_some() {
-            lookups.all();
+    let mut reads = walk(optimized, inputs)?;
+    let is_called = |index| witness.range(index).is_some();
+    if (0..inputs.entities.len()).any(is_called) {
+        let all = walk(written, inputs)?;
+        for (entity, all) in reads.entities.iter_mut().zip(all.entities) {
+            entity.lookups.add(all.lookups);
         }
+    }
+    Ok(reads)
+}
+
+fn walk(plan: &LogicalPlan, inputs: &PinnedInputs) -> Result<PlanReads> {
+    let entities = inputs.entities.iter().map(|entity| {
+        let name = entity.entity_type.name().to_owned();
         Entity {
             history: format!("{name}_history"),
             name,
             state_type: DataType::Struct(columns::state_fields(&entity.entity_type)),
             table: None,
             versions: None,
-            lookups,
+            lookups: Used::default(),
         }
     });
     let mut reads = PlanReads {
@@ -116,23 +131,24 @@ impl PlanReads {
         let window = Interval::new(partition.start, partition.end);
         for (index, (entity, pinned)) in self.entities.into_iter().zip(&inputs.entities).enumerate()
         {
-            let mut add = |sight, used: Used| {
+            let mut add = |sight, used: Used, ids| {
                 entities.push(EntityRead {
                     entity_type: entity.name.clone(),
                     sight,
                     attributes: used.attributes.into_iter().collect(),
                     valid_from: used.valid_from,
                     valid_to: used.valid_to,
+                    ids,
                 });
             };
             if let Some(used) = entity.table {
-                add(Sight::State(pinned.shown_at(window)), used);
+                add(Sight::State(pinned.shown_at(window)), used, None);
             }
             if let Some(used) = entity.versions {
-                add(Sight::Versions(window), used);
+                add(Sight::Versions(window), used, None);
             }
             if let Some(range) = witness.range(index) {
-                add(Sight::States(range), entity.lookups);
+                add(Sight::States(range), entity.lookups, witness.ids(index));
             }
         }
         Reads {

@@ -186,9 +186,9 @@ impl Place {
             return Ok(None);
         }
         let place = parse(&request.page_token, listing(request));
-        place.map(Some).ok_or_else(|| {
-            Violation::new("page_token", "it does not belong to this listing")
-        })
+        place
+            .map(Some)
+            .ok_or_else(|| Violation::new("page_token", "it does not belong to this listing"))
     }
 }
 
