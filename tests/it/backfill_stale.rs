@@ -24,17 +24,17 @@ ts,id,v
 2013-01-05T12:00:00,a,5
 2013-01-06T12:00:00,b,6
 ";
-const ALL: (&str, &str) = ("2013-01-01", "2013-01-07");
+pub(crate) const ALL: (&str, &str) = ("2013-01-01", "2013-01-07");
 
 /// A state at each day's last instant, of one attribute.
-const STATE: &str = "SELECT count(*) AS n, sum(temp) AS t FROM sensor";
+pub(crate) const STATE: &str = "SELECT count(*) AS n, sum(temp) AS t FROM sensor";
 /// A lookup at noon, of one attribute, through a name for the state.
-const LOOKUP: &str = "WITH seen AS (SELECT v, sensor_at(id, ts) AS s FROM events) SELECT v, s['temp'] AS t FROM seen";
+pub(crate) const LOOKUP: &str = "WITH seen AS (SELECT v, sensor_at(id, ts) AS s FROM events) SELECT v, s['temp'] AS t FROM seen";
 /// All versions of each day, of one attribute.
-const HISTORY: &str = "SELECT entity_id, temp FROM sensor_history";
+pub(crate) const HISTORY: &str = "SELECT entity_id, temp FROM sensor_history";
 
 /// A server with sensors a and b, each with `temp` 1 and `wind` 1 since 2012, known since then.
-async fn rig() -> Rig {
+pub(crate) async fn rig() -> Rig {
     let mut rig = Rig::at("2012-12-01T00:00:00Z").await;
     let attribute = |name: &str| pb::Attribute {
         name: name.to_owned(),
@@ -75,7 +75,7 @@ fn values(values: &[(&str, f64)]) -> HashMap<String, pb::Value> {
 }
 
 /// Says that a sensor had these values over `[from, to)`.
-fn put(from: &str, to: Option<&str>, attributes: &[(&str, f64)]) -> Operation {
+pub(crate) fn put(from: &str, to: Option<&str>, attributes: &[(&str, f64)]) -> Operation {
     Operation::Put(pb::Put {
         attributes: values(attributes),
         valid_from: Some(instant(from)),
@@ -85,7 +85,7 @@ fn put(from: &str, to: Option<&str>, attributes: &[(&str, f64)]) -> Operation {
     })
 }
 
-fn patch(from: &str, to: &str, attributes: &[(&str, f64)]) -> Operation {
+pub(crate) fn patch(from: &str, to: &str, attributes: &[(&str, f64)]) -> Operation {
     Operation::Patch(pb::Patch {
         attributes: values(attributes),
         valid_from: Some(instant(from)),
@@ -93,7 +93,7 @@ fn patch(from: &str, to: &str, attributes: &[(&str, f64)]) -> Operation {
     })
 }
 
-fn end(from: &str, to: &str) -> Operation {
+pub(crate) fn end(from: &str, to: &str) -> Operation {
     Operation::End(pb::End {
         valid_from: Some(instant(from)),
         until: Some(pb::end::Until::ValidTo(instant(to))),
@@ -102,11 +102,11 @@ fn end(from: &str, to: &str) -> Operation {
 
 impl Rig {
     /// Says something of a sensor; the commit's system time.
-    async fn say(&mut self, id: &str, operation: Operation) -> Timestamp {
+    pub(crate) async fn say(&mut self, id: &str, operation: Operation) -> Timestamp {
         self.say_all(&[(id, operation)]).await
     }
 
-    async fn say_all(&mut self, what: &[(&str, Operation)]) -> Timestamp {
+    pub(crate) async fn say_all(&mut self, what: &[(&str, Operation)]) -> Timestamp {
         let mutation = |(id, operation): &(&str, Operation)| pb::Mutation {
             entity_type: "sensor".to_owned(),
             entity_id: (*id).to_owned(),
@@ -122,7 +122,7 @@ impl Rig {
         written.system_time.expect("a system time")
     }
 
-    async fn register(&mut self, name: &str, sql: &str) -> pb::Transform {
+    pub(crate) async fn register(&mut self, name: &str, sql: &str) -> pb::Transform {
         let transform = pb::Transform {
             sources: vec![source_input("events")],
             entities: vec![entity_input("sensor")],
@@ -140,7 +140,7 @@ impl Rig {
         listed.map(tonic::Response::into_inner)
     }
 
-    async fn stale(&mut self, transform: &str) -> pb::ListStalePartitionsResponse {
+    pub(crate) async fn stale(&mut self, transform: &str) -> pb::ListStalePartitionsResponse {
         let request = pb::ListStalePartitionsRequest {
             transform: transform.to_owned(),
             ..pb::ListStalePartitionsRequest::default()
