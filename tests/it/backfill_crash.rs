@@ -13,7 +13,7 @@ use hindcast::pb::{self, BackfillState, PartitionState, watch_backfill_response:
 use tokio::time::timeout;
 
 use crate::backfill_support::{
-    Clients, assert_dense, csv_source, daily, partition_changes, source_input, spec,
+    Clients, assert_dense, csv_source, daily, entity_input, partition_changes, source_input, spec,
 };
 
 const HOURS: usize = 40;
@@ -95,6 +95,8 @@ fn hourly_rows() -> String {
 fn hourly(name: &str, sql: &str, prior: bool) -> pb::Transform {
     pb::Transform {
         sources: vec![source_input("events")],
+        // Declared, and not read: what was recorded of each partition says so.
+        entities: vec![entity_input("station")],
         grain: pb::Grain::Hourly.into(),
         prior: prior.then_some(pb::PriorInput { partitions: 0 }),
         output_columns: vec!["v int64".to_owned()],
@@ -162,6 +164,8 @@ async fn survives(what: &str, sql: &str, prior: bool) {
         .create_source(csv_source("events", &source, &[("v", "int64")]))
         .await
         .expect("created");
+    clients.create_stations().await;
+    clients.put_station("s", "2012-01-01T00:00:00Z", 1.0).await;
     for name in ["shaken", "calm"] {
         clients
             .register(hourly(name, sql, prior))
@@ -195,7 +199,22 @@ async fn survives(what: &str, sql: &str, prior: bool) {
     let shaken = clients.get(&name).await;
     assert_eq!(shaken.rows_read, calm.backfill.rows_read);
     assert_eq!(shaken.rows_written, calm.backfill.rows_written);
+    check_inputs_recorded(&mut clients).await;
     drop(process);
+}
+
+/// What each partition read is known, whichever attempt was published, and how often the server went away in between: for
+/// want of a record it would be taken for a reader of all that is declared.
+async fn check_inputs_recorded(clients: &mut Clients) {
+    clients.put_station("s", "2012-01-01T00:00:00Z", 2.0).await;
+    let request = pb::ListStalePartitionsRequest {
+        transform: "shaken".to_owned(),
+        ..pb::ListStalePartitionsRequest::default()
+    };
+    let listed = clients.backfills.list_stale_partitions(request).await;
+    let page = listed.expect("listed").into_inner();
+    assert_eq!(page.published_count as usize, HOURS);
+    assert_eq!(page.partitions, []);
 }
 
 /// `BF-1`, as the events, the partitions and the table itself tell it.

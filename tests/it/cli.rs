@@ -301,6 +301,29 @@ fn a_backfill_is_controlled_by_verbs() {
         "{}",
         stdout(&rest)
     );
+    let stale = served.run("backfill stale divided");
+    assert_eq!(code(&stale), 0, "{}", stderr(&stale));
+    assert!(
+        stdout(&stale).contains("published partitions is stale"),
+        "{}",
+        stdout(&stale)
+    );
+    let stale = served.json("backfill stale divided --from 2024-05-01 --to 2024-05-03");
+    assert_eq!(stale["partitions"], Value::Array(Vec::new()));
+    let refused = served.run(&format!(
+        "backfill plan divided {THREE_DAYS} --reprocess stale"
+    ));
+    assert!(
+        stdout(&refused).contains("it is up to date: bf-"),
+        "{}",
+        stdout(&refused)
+    );
+    let refused = served.run("backfill stale nothing");
+    assert!(
+        stderr(&refused).contains("[TRANSFORM_NOT_FOUND]"),
+        "{}",
+        stderr(&refused)
+    );
     for line in [
         "backfill watch",
         "backfill watch bf-1 --all",

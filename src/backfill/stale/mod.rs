@@ -180,7 +180,7 @@ impl fmt::Display for StaleReason {
                 match differs {
                     Differs::Column(name) => write!(f, ": {name} differs")?,
                     Differs::Existence => f.write_str(" came or went")?,
-                    Differs::Erased => f.write_str(" was erased")?,
+                    Differs::Erased => return write!(f, " was erased at {learned_at}"),
                 }
                 if let Some(valid_time) = valid_time {
                     write!(f, " at {valid_time}")?;

@@ -68,11 +68,21 @@ pub(super) fn show_plan(plan: &pb::Plan, all: bool) -> Result<(), Error> {
     } else {
         PLAN_EDGE..count - PLAN_EDGE
     };
+    // Where few run among many, these are shown wherever they are.
+    let few_run = run_count <= 2 * PLAN_EDGE;
+    let is_hidden = |index: usize, partition: &pb::PlannedPartition| {
+        let runs = partition.action() == PartitionAction::Run;
+        cut.contains(&index) && !(few_run && runs)
+    };
+    let mut hidden = 0usize;
     for (index, partition) in plan.partitions.iter().enumerate() {
-        if index == cut.start && !cut.is_empty() {
-            columns.row(row!["…", format!("{} more: --all shows them", cut.len())]);
-        }
-        if !cut.contains(&index) {
+        if is_hidden(index, partition) {
+            hidden += 1;
+        } else {
+            if hidden > 0 {
+                columns.row(row!["…", format!("{hidden} more: --all shows them")]);
+                hidden = 0;
+            }
             columns.row(row![
                 &partition.label,
                 times::show_or_dash(partition.start.as_ref()),

@@ -69,7 +69,8 @@ struct Entity {
 /// The plan's own part of a footprint: what it names.
 pub(in crate::engine) struct PlanReads {
     entities: Vec<Entity>,
-    sources: BTreeSet<String>,
+    /// Other tables: sources, and functions that give rows.
+    scanned: BTreeSet<String>,
     prior: bool,
 }
 
@@ -106,7 +107,7 @@ fn walk(plan: &LogicalPlan, inputs: &PinnedInputs) -> Result<PlanReads> {
     });
     let mut reads = PlanReads {
         entities: entities.collect(),
-        sources: BTreeSet::new(),
+        scanned: BTreeSet::new(),
         prior: false,
     };
     for field in plan.schema().fields() {
@@ -151,9 +152,15 @@ impl PlanReads {
                 add(Sight::States(range), entity.lookups, witness.ids(index));
             }
         }
+        let is_source = |name: &String| {
+            inputs
+                .sources
+                .iter()
+                .any(|source| source.source.name == *name)
+        };
         Reads {
             entities,
-            sources: self.sources.into_iter().collect(),
+            sources: self.scanned.into_iter().filter(is_source).collect(),
             prior: witness.prior.get().filter(|_| self.prior).cloned(),
         }
     }
@@ -197,7 +204,7 @@ impl PlanReads {
         if name == PRIOR {
             self.prior = true;
         } else {
-            self.sources.insert(name.to_owned());
+            self.scanned.insert(name.to_owned());
         }
     }
 
