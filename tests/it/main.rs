@@ -12,6 +12,7 @@ mod backfill_run;
 mod backfill_sources;
 mod backfill_stale;
 mod backfill_stale_model;
+mod backfill_stale_support;
 mod backfill_support;
 mod backfill_watch;
 mod bad_definitions;

@@ -23,7 +23,7 @@ use crate::{
 /// Writes that are gathered before their entities are read.
 const CHUNK: usize = 1 << 16;
 /// Commits that are tried to tell when a difference was learned.
-const LEARNED_TRIES: usize = 64;
+const LEARNED_TRIES: usize = 16;
 
 /// A published partition, as far as it looked at entities.
 #[derive(Debug)]
@@ -330,28 +330,40 @@ impl Entity<'_> {
         Ok(compared?)
     }
 
-    /// The first commit that made `watch` see a difference where `difference` is.
+    /// The first commit that made `watch` see a difference where `difference` is; the last one that wrote there if that takes
+    /// too long to tell.
     fn learned_at(&self, watch: &Watch<'_>, difference: &Difference) -> Result<SysTime> {
         let mut after: Vec<_> = self
             .touches
             .iter()
             .filter(|touch| touch.at > self.basis)
             .collect();
-        if after
-            .iter()
-            .any(|touch| touch.valid.contains(difference.valid_time))
-        {
-            after.retain(|touch| touch.valid.contains(difference.valid_time));
+        let wrote_there = |touch: &Touch| touch.valid.contains(difference.valid_time);
+        if after.iter().any(|touch| wrote_there(touch)) {
+            after.retain(|touch| wrote_there(touch));
         }
-        let is_only = after.len() == 1;
+        if let [only] = after.as_slice() {
+            return Ok(only.at);
+        }
         for touch in after.iter().take(LEARNED_TRIES) {
-            let within = watch.reach;
-            if is_only || watch.difference(&self.compare(within, touch.at)?).is_some() {
+            if self.differed_at(touch.at, watch, difference)? {
                 return Ok(touch.at);
             }
         }
         let last = after.last().map(|touch| touch.at);
         Ok(difference.since.or(last).unwrap_or(self.basis))
+    }
+
+    fn differed_at(&self, at: SysTime, watch: &Watch<'_>, found: &Difference) -> Result<bool> {
+        let is_of_states = !matches!(watch.read.sight, Sight::Versions(_));
+        if is_of_states && !watch.columns.valid_from {
+            let to = found.valid_time.saturating_add_micros(1);
+            let point = Interval::new(found.valid_time, to);
+            let compared = self.compare(point, at)?;
+            return Ok(compared.states(point, &watch.columns).is_some());
+        }
+        let compared = self.compare(watch.reach, at)?;
+        Ok(watch.difference(&compared).is_some())
     }
 }
 
