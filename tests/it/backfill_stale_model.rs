@@ -144,9 +144,10 @@ fn instant(hours: u64) -> String {
 }
 
 fn spec(name: &str, knowledge: Knowledge) -> pb::BackfillSpec {
-    match knowledge {
-        Knowledge::AsKnownThen => then(name, ALL.0, ALL.1),
-        _ => days(name, ALL.0, ALL.1),
+    if knowledge == Knowledge::AsKnownThen {
+        then(name, ALL.0, ALL.1)
+    } else {
+        days(name, ALL.0, ALL.1)
     }
 }
 

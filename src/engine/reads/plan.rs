@@ -14,7 +14,6 @@ use datafusion::{
         tree_node::{TreeNode, TreeNodeRecursion},
     },
     logical_expr::{Distinct, Expr, LogicalPlan, TableScan},
-    scalar::ScalarValue,
 };
 
 use super::{EVERY_ATTRIBUTE, EntityRead, Reads, Sight, Witness};
@@ -230,11 +229,9 @@ impl PlanReads {
             && let [base, Expr::Literal(field, _), ..] = call.args.as_slice()
             && let Some(state_type) = self.state_type(base, node)
         {
-            match field {
-                ScalarValue::Utf8(Some(name))
-                | ScalarValue::Utf8View(Some(name))
-                | ScalarValue::LargeUtf8(Some(name)) => self.uses(&state_type, name),
-                _ => self.uses_all(&state_type),
+            match field.try_as_str() {
+                Some(Some(name)) => self.uses(&state_type, name),
+                Some(None) | None => self.uses_all(&state_type),
             }
             return self.inside(base, &state_type, node);
         }
@@ -268,16 +265,15 @@ impl PlanReads {
 
     /// The type of an expression that gives a state; `None`: it gives something else.
     fn state_type(&self, expression: &Expr, node: &LogicalPlan) -> Option<DataType> {
-        let data_type = match expression {
-            Expr::Column(column) => node.inputs().iter().find_map(|input| {
+        let data_type = if let Expr::Column(column) = expression {
+            node.inputs().iter().find_map(|input| {
                 let (_, field) = input.schema().qualified_field_from_column(column).ok()?;
                 Some(field.data_type().clone())
-            })?,
-            Expr::OuterReferenceColumn(field, _) => field.data_type().clone(),
-            _ => match as_of(expression) {
-                Some(function) => function.state_type(),
-                None => return None,
-            },
+            })?
+        } else if let Expr::OuterReferenceColumn(field, _) = expression {
+            field.data_type().clone()
+        } else {
+            as_of(expression)?.state_type()
         };
         let is_state = |entity: &Entity| entity.state_type == data_type;
         self.entities.iter().any(is_state).then_some(data_type)

@@ -30,7 +30,7 @@ pub(in crate::grpc) fn stale_query(
     if transform.is_empty() {
         return Err(Violation::new("transform", "it is required").into());
     }
-    let pb::TimeRange { from, to } = range.clone().unwrap_or_default();
+    let pb::TimeRange { from, to } = (*range).unwrap_or_default();
     let from: Option<ValidTime> = time::from_wire("range.from", from)?;
     let to: Option<ValidTime> = time::from_wire("range.to", to)?;
     let range = Interval {
