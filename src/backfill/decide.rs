@@ -9,9 +9,12 @@
 mod control;
 mod recover;
 
+use std::collections::VecDeque;
+
 use super::{
     model::{
-        BackfillState, Change, DependencyShape, Event, PartitionChange, PartitionState, Record,
+        BackfillState, Change, Event, PartitionChange, PartitionState, Plan, PlannedPartition,
+        Record,
     },
     retry,
     state::{PartitionRun, State},
@@ -22,7 +25,7 @@ use super::{
 pub(super) enum Command {
     /// Begin.
     Start,
-    /// So many attempts may start now.
+    /// So many tasks may start now.
     Fill {
         /// At most what [`State::wanted`] says.
         count: usize,
@@ -46,6 +49,8 @@ pub(super) enum Command {
         retryable: bool,
         /// In `[0, 1)`: of the backoff's bound.
         jitter: f64,
+        /// What it took.
+        cost: Cost,
     },
     /// An attempt ended because it was told to.
     Stopped {
@@ -82,6 +87,15 @@ pub(super) enum Command {
     Release,
 }
 
+/// What an attempt took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Cost {
+    /// Most working memory that its query had reserved at once.
+    pub(super) peak_memory_bytes: u64,
+    /// When it began to compute, if its task computed others before. In microseconds since the Unix epoch.
+    pub(super) began_at_micros: Option<i64>,
+}
+
 /// An attempt whose rows are on the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PublishedAttempt {
@@ -99,17 +113,17 @@ pub(super) struct PublishedAttempt {
     pub(super) staged_at_micros: Option<i64>,
     /// What published it.
     pub(super) snapshot_id: i64,
+    /// What it took, if that is known.
+    pub(super) cost: Cost,
 }
 
 /// What is to be done once the events are journalled. All of it may be done twice without harm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Run an attempt.
-    StartAttempt {
-        /// Its partition.
-        index: u32,
-        /// Its number.
-        attempt: u32,
+    /// Run attempts, one after the other.
+    StartTask {
+        /// Of each its partition and its number.
+        attempts: Vec<(u32, u32)>,
     },
     /// Put an attempt's staged rows on the table.
     Publish {
@@ -172,7 +186,8 @@ pub(super) fn decide(
             message,
             retryable,
             jitter,
-        } => step.failed(index, attempt, message, retryable, jitter),
+            cost,
+        } => step.failed(index, attempt, message, retryable.then_some(jitter), cost),
         Command::Stopped { index, attempt } => step.stopped(index, attempt),
         Command::Published(published) => step.published(&published),
         Command::RetryDue { index, attempt } => step.retry_due(index, attempt),
@@ -214,29 +229,35 @@ impl Step<'_> {
         self.state.partitions.get(index as usize)
     }
 
-    /// Starts `count` pending partitions, or as many as may start.
+    fn planned(&self, index: u32) -> Option<&PlannedPartition> {
+        self.record.plan.partitions.get(index as usize)
+    }
+
+    /// Starts `count` tasks, or as many as may start.
     fn fill(&mut self, count: usize) {
         for _ in 0..count.min(self.state.wanted(&self.record.plan)) {
-            let next = if self.record.plan.run_backwards {
-                self.state.pending.last()
-            } else {
-                self.state.pending.first()
-            };
-            let Some(&index) = next else {
+            let indices = next_task(&self.record.plan, self.state);
+            if indices.is_empty() {
                 return;
-            };
-            let attempt = self.run(index).map_or(0, |run| run.attempt) + 1;
-            self.start_attempt(index, attempt);
+            }
+            self.start_task(&indices);
         }
     }
 
-    fn start_attempt(&mut self, index: u32, attempt: u32) {
-        self.change(Change::Partition(PartitionChange::plain(
-            index,
-            PartitionState::Running,
-            attempt,
-        )));
-        self.act(Action::StartAttempt { index, attempt });
+    fn start_task(&mut self, indices: &[u32]) {
+        let mut attempts = Vec::with_capacity(indices.len());
+        for &index in indices {
+            let attempt = self.run(index).map_or(0, |run| run.attempt) + 1;
+            let ready_micros = self.state.ready_micros.get(&index).copied();
+            let waited = self.now_micros - ready_micros.unwrap_or(self.now_micros);
+            self.change(Change::Partition(PartitionChange {
+                slot_wait_micros: u64::try_from(waited).unwrap_or(0),
+                ..PartitionChange::plain(index, PartitionState::Running, attempt)
+            }));
+            attempts.push((index, attempt));
+        }
+        self.state.compute(indices);
+        self.act(Action::StartTask { attempts });
     }
 
     fn staged(&mut self, index: u32, attempt: u32) {
@@ -250,6 +271,7 @@ impl Step<'_> {
             self.stopped(index, attempt);
             return;
         }
+        self.state.computed(index);
         self.state.staged.insert(index);
         self.act(Action::Publish { index, attempt });
     }
@@ -268,6 +290,8 @@ impl Step<'_> {
             rows_read: published.rows_read,
             rows_written: published.rows_written,
             bytes_written: published.bytes_written,
+            peak_memory_bytes: published.cost.peak_memory_bytes,
+            began_at_micros: published.cost.began_at_micros,
             staged_at_micros: published.staged_at_micros,
             snapshot_id: Some(published.snapshot_id),
             ..PartitionChange::plain(
@@ -278,20 +302,35 @@ impl Step<'_> {
         }));
     }
 
-    /// The next partition that reads what `index` wrote may run now. Nothing is journalled for it before it runs: it goes
-    /// from BLOCKED to RUNNING.
+    /// What reads what `index` wrote, and waits for nothing else, may run now. Nothing is journalled for it before it runs: it
+    /// goes from BLOCKED to RUNNING.
     fn unblock_after(&mut self, index: u32) {
-        let next = (index + 1..)
-            .zip(self.state.partitions.iter().skip(index as usize + 1))
-            .find(|(_, run)| !run.state.is_terminal())
-            .filter(|(_, run)| run.state == PartitionState::Blocked)
-            .map(|(next, _)| next);
-        if let Some(next) = next {
-            self.state.pending.insert(next);
+        let plan = &self.record.plan;
+        let next = plan.successors_of(index).next();
+        let readers = next.into_iter().chain(plan.downstream_of(index));
+        for reader in readers {
+            self.free_if_unblocked(reader);
         }
     }
 
-    fn failed(&mut self, index: u32, attempt: u32, message: String, retryable: bool, jitter: f64) {
+    fn free_if_unblocked(&mut self, index: u32) {
+        let is_blocked = self
+            .run(index)
+            .is_some_and(|run| run.state == PartitionState::Blocked);
+        if is_blocked && self.state.is_free(&self.record.plan, index) {
+            self.state.free(index, self.now_micros);
+        }
+    }
+
+    fn failed(
+        &mut self,
+        index: u32,
+        attempt: u32,
+        message: String,
+        // `None`: another try cannot help.
+        jitter: Option<f64>,
+        cost: Cost,
+    ) {
         if !self.state.is_current(index, attempt) {
             return;
         }
@@ -299,50 +338,97 @@ impl Step<'_> {
             self.stopped(index, attempt);
             return;
         }
-        let policy = &self.record.plan.retry;
-        let failure_count = self.run(index).map_or(0, |run| run.failure_count) + 1;
-        if retryable && failure_count < policy.max_attempts && !self.stops_on_failure() {
-            let wait = retry::backoff(policy, failure_count, jitter);
-            let at_micros = self
-                .now_micros
-                .saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX));
-            self.change(Change::Partition(PartitionChange {
-                message: Some(message),
-                retry_at_micros: Some(at_micros),
-                ..PartitionChange::plain(index, PartitionState::WaitingRetry, attempt)
-            }));
-            self.act(Action::WaitRetry {
-                index,
-                attempt,
-                at_micros,
-            });
-        } else {
-            self.change(Change::Partition(PartitionChange {
-                message: Some(message),
-                ..PartitionChange::plain(index, PartitionState::Failed, attempt)
-            }));
-            self.fail_downstream(index);
-            self.stop_if_failed();
+        let failed = PartitionChange {
+            message: Some(message),
+            peak_memory_bytes: cost.peak_memory_bytes,
+            began_at_micros: cost.began_at_micros,
+            ..PartitionChange::plain(index, PartitionState::Failed, attempt)
+        };
+        match self.retry_at(index, jitter) {
+            Some(at_micros) => {
+                self.change(Change::Partition(PartitionChange {
+                    state: PartitionState::WaitingRetry,
+                    retry_at_micros: Some(at_micros),
+                    ..failed
+                }));
+                self.act(Action::WaitRetry {
+                    index,
+                    attempt,
+                    at_micros,
+                });
+            }
+            None => {
+                self.change(Change::Partition(failed));
+                self.fail_downstream(index);
+                self.stop_if_failed();
+            }
         }
         self.finish_if_done();
     }
 
-    /// What reads the output of a failed partition never runs.
-    fn fail_downstream(&mut self, index: u32) {
-        if self.record.plan.shape == DependencyShape::Independent {
-            return;
+    /// When a partition that failed now is tried again; `None`: never.
+    fn retry_at(&self, index: u32, jitter: Option<f64>) -> Option<i64> {
+        let planned = self.planned(index)?;
+        let policy = &self.record.plan.transform_of(planned)?.retry;
+        let failure_count = self.run(index)?.failure_count + 1;
+        if failure_count >= policy.max_attempts || self.stops_on_failure() {
+            return None;
         }
-        let label = self.label(index);
-        let count = u32::try_from(self.state.partitions.len()).unwrap_or(u32::MAX);
-        for later in index + 1..count {
-            let Some(run) = self.run(later).filter(|run| !run.state.is_terminal()) else {
-                continue;
-            };
-            let attempt = run.attempt;
-            self.change(Change::Partition(PartitionChange {
-                message: Some(format!("partition {label}, which it reads, failed")),
-                ..PartitionChange::plain(later, PartitionState::UpstreamFailed, attempt)
-            }));
+        let wait = retry::backoff(policy, failure_count, jitter?);
+        let wait_micros = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX);
+        Some(self.now_micros.saturating_add(wait_micros))
+    }
+
+    /// What reads the output of a failed partition never runs, and neither does what reads theirs.
+    fn fail_downstream(&mut self, index: u32) {
+        let plan = &self.record.plan;
+        // Of each, whether what follows it in its own transform is still to be told.
+        let mut failed = VecDeque::from([(index, true)]);
+        while let Some((index, with_successors)) = failed.pop_front() {
+            if with_successors {
+                for reader in plan.successors_of(index) {
+                    if self.fail_reader(reader, index) {
+                        failed.push_back((reader, false));
+                    }
+                }
+            }
+            for reader in plan.downstream_of(index) {
+                if self.fail_reader(reader, index) {
+                    failed.push_back((reader, true));
+                }
+            }
+        }
+    }
+
+    /// Whether `reader` was still to run.
+    fn fail_reader(&mut self, reader: u32, failed: u32) -> bool {
+        let Some(run) = self.run(reader).filter(|run| !run.state.is_terminal()) else {
+            return false;
+        };
+        let attempt = run.attempt;
+        let upstream = self.name_for(failed, reader);
+        let how = match self.run(failed).map(|run| run.state) {
+            Some(PartitionState::UpstreamFailed) => "did not run",
+            _ => "failed",
+        };
+        self.change(Change::Partition(PartitionChange {
+            message: Some(format!("partition {upstream}, which it reads, {how}")),
+            ..PartitionChange::plain(reader, PartitionState::UpstreamFailed, attempt)
+        }));
+        true
+    }
+
+    /// The name of a partition, for another one's message.
+    fn name_for(&self, index: u32, reader: u32) -> String {
+        let (Some(planned), Some(reader)) = (self.planned(index), self.planned(reader)) else {
+            return String::new();
+        };
+        let label = &planned.partition.label;
+        match self.record.plan.transform_of(planned) {
+            Some(one) if planned.transform != reader.transform => {
+                format!("{label} of {}", one.transform)
+            }
+            Some(_) | None => label.clone(),
         }
     }
 
@@ -359,15 +445,11 @@ impl Step<'_> {
         let failed = (0u32..)
             .zip(&self.state.partitions)
             .find(|(_, run)| run.state == PartitionState::Failed);
-        let label = failed.map_or_else(String::new, |(index, _)| self.label(index));
+        let label = failed.and_then(|(index, _)| self.planned(index));
+        let label = label.map_or_else(String::new, |planned| planned.partition.label.clone());
         let message =
             format!("partition {label} failed, and this backfill stops on the first failure");
         self.cancel_waiting(Some(&message));
-    }
-
-    fn label(&self, index: u32) -> String {
-        let planned = self.record.plan.partitions.get(index as usize);
-        planned.map_or_else(String::new, |planned| planned.partition.label.clone())
     }
 
     fn retry_due(&mut self, index: u32, attempt: u32) {
@@ -426,6 +508,49 @@ impl Step<'_> {
 
     fn total(&self) -> u32 {
         u32::try_from(self.state.partitions.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// The partitions that the next task computes: the first that may start, and neighbours of it that may start too.
+fn next_task(plan: &Plan, state: &State) -> Vec<u32> {
+    let first = if plan.run_backwards {
+        state.pending.last()
+    } else {
+        state.pending.first()
+    };
+    let Some(&first) = first else {
+        return Vec::new();
+    };
+    let mut task = vec![first];
+    if plan.partitions_per_task > 1 {
+        if plan.run_backwards {
+            add_neighbours(plan, state.pending.range(..first).rev(), &mut task);
+        } else {
+            add_neighbours(plan, state.pending.range(first + 1..), &mut task);
+        }
+    }
+    task
+}
+
+fn add_neighbours<'a>(plan: &Plan, others: impl Iterator<Item = &'a u32>, task: &mut Vec<u32>) {
+    let planned = |index: u32| plan.partitions.get(index as usize);
+    for &index in others {
+        if task.len() >= plan.partitions_per_task as usize {
+            return;
+        }
+        let (Some(last), Some(next)) =
+            (task.last().and_then(|&last| planned(last)), planned(index))
+        else {
+            return;
+        };
+        if next.transform != last.transform {
+            continue;
+        }
+        let (last, next) = (&last.partition, &next.partition);
+        if last.end != next.start && next.end != last.start {
+            return;
+        }
+        task.push(index);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Backfills: planned, frozen, journalled, run partition by partition, published.
 //!
-//! Pure: `plan` (what would run), `history` (what ran before), `state` (how it stands), `decide` (what a command leads to),
+//! Pure: `plan` (what would run), `upstream` (what partitions read of other transforms), `history` (what ran before), `state` (how it stands), `decide` (what a command leads to),
 //! `slots` (who may start), `retry`. Durable: `journal`. The
 //! `actor` is the only writer: it journals first and acts after; `executor` starts it and speaks for it. `model` holds the words.
 //!
@@ -23,6 +23,7 @@ mod publish;
 mod retry;
 mod slots;
 mod state;
+mod upstream;
 mod watch;
 mod watch_all;
 
@@ -31,8 +32,9 @@ pub use error::Error;
 pub use executor::{Executor, ExecutorConfig, Handle, Planned, Restatement};
 pub use history::Estimate;
 pub use model::{
-    BackfillSpec, BackfillState, Change, DependencyShape, Event, FrozenSource, Knowledge, Parent,
-    PartitionChange, PartitionState, Plan, PlannedPartition, Record, Reprocess,
+    BackfillSpec, BackfillState, Change, DependencyShape, Event, FrozenSource, FrozenTable,
+    Knowledge, Parent, PartitionChange, PartitionState, Plan, PlannedPartition, Record, Reprocess,
+    TransformPlan, TransformRef,
 };
 pub use state::{Counts, PartitionRun, State};
 pub use watch::{Progress, WatchItem, WatchSettings};

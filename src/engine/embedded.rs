@@ -109,6 +109,8 @@ impl Embedded {
             partition: work.partition.clone(),
             basis: work.basis,
             available_by: work.available_by,
+            tables: work.tables.clone(),
+            memory: Arc::clone(&work.memory),
         };
         let context = self.sessions.open(&work.inputs, &scope)?;
         let logical = self.sessions.plan(&context, &work.inputs, &scope).await?;

@@ -17,11 +17,13 @@ mod file_table;
 mod filter_barrier;
 mod filter_clause;
 mod function_rules;
+mod memory;
 mod nesting;
 mod parameters;
 mod sequential;
 mod session;
 pub mod source;
+mod table_view;
 mod yielding;
 
 use std::sync::Arc;
@@ -32,8 +34,10 @@ use tokio_util::sync::CancellationToken;
 pub use embedded::{Embedded, EmbeddedConfig};
 pub use entity_filter::{EntityFilter, FilterPlanner, MAX_FILTER_BYTES};
 pub use error::Error;
+pub use memory::PeakMemory;
 pub use session::Sessions;
 pub use source::{PinnedSource, SourceFile};
+pub use table_view::{PinnedTable, PublishedView, TableView};
 
 use crate::{
     catalog::Transform,
@@ -63,6 +67,8 @@ pub struct PinnedInputs {
     pub sources: Vec<PinnedSource>,
     /// Its entity types.
     pub entities: Vec<PinnedEntity>,
+    /// Its tables, as in the definition.
+    pub tables: Vec<PinnedTable>,
 }
 
 /// One try at one partition.
@@ -76,8 +82,12 @@ pub struct PartitionWork {
     pub basis: SysTime,
     /// Source rows that became available after it are not there; `None`: all are.
     pub available_by: Option<SysTime>,
+    /// By table input: what of it may be seen.
+    pub tables: Vec<TableView>,
     /// Which try.
     pub attempt: AttemptId,
+    /// Where its peak of working memory is told, also if it fails.
+    pub memory: Arc<PeakMemory>,
 }
 
 /// What a try produced.
@@ -85,7 +95,7 @@ pub struct PartitionWork {
 pub struct Computed {
     /// Its rows, staged where nobody sees them yet.
     pub staged: Staged,
-    /// Rows that came out of sources and `prior`.
+    /// Rows that came out of sources, tables and `prior`.
     pub rows_read: u64,
 }
 

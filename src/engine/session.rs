@@ -6,6 +6,7 @@
 //! | `<type>` | one per entity: its state at the partition's last instant, or at its start |
 //! | `<type>_history` | versions that overlap the partition, clipped to it |
 //! | `<type>_at(id, ts)` | a function: the state at each row's own instant |
+//! | `<table>` | another transform's partitions that overlap `[start - lookback, end)` and are over by `end` |
 //! | `prior` | this transform's own output before `start` |
 //!
 //! Invariant `PT-1`: nothing valid at or after the partition's end, and nothing learned after the basis, has a name here.
@@ -29,11 +30,11 @@ use datafusion::{
 };
 
 use super::{
-    Error, PinnedEntity, PinnedInputs, PinnedSource, Result,
+    Error, PeakMemory, PinnedEntity, PinnedInputs, PinnedSource, PinnedTable, Result, TableView,
     as_of::{AsOf, World},
     entity_table::{EntityTable, View},
     file_table::{FileTable, TableFile},
-    filter_clause, nesting, parameters,
+    filter_clause, memory, nesting, parameters,
     sequential::SequentialMerges,
     source::format_of,
     yielding::YieldingJoins,
@@ -69,6 +70,10 @@ pub(super) enum Scope {
         basis: SysTime,
         /// What is known of sources that say when a row became available; `None`: all that is there.
         available_by: Option<SysTime>,
+        /// By table input: what of it may be seen.
+        tables: Vec<TableView>,
+        /// Where the query's peak of working memory is told.
+        memory: Arc<PeakMemory>,
     },
 }
 
@@ -118,7 +123,14 @@ impl Sessions {
 
     /// A session that holds `inputs` as `scope` may see them.
     pub(super) fn open(&self, inputs: &PinnedInputs, scope: &Scope) -> Result<SessionContext> {
+        let runtime = match scope {
+            Scope::Check(_) => Arc::clone(self.template.runtime_env()),
+            Scope::Partition { memory, .. } => {
+                memory::watched(self.template.runtime_env(), Arc::clone(memory))
+            }
+        };
         let state = SessionStateBuilder::new_from_existing(self.template.clone())
+            .with_runtime_env(runtime)
             .with_catalog_list(empty_catalog(self.template.config())?)
             .build();
         let context = SessionContext::new_with_state(state);
@@ -127,6 +139,9 @@ impl Sessions {
         }
         for entity in &inputs.entities {
             self.add_entity(&context, entity, scope)?;
+        }
+        for (index, table) in inputs.tables.iter().enumerate() {
+            self.add_table(&context, index, table, scope)?;
         }
         if inputs.transform.spec.prior.is_some() {
             self.add_prior(&context, inputs, scope)?;
@@ -233,6 +248,36 @@ impl Sessions {
             Arc::clone(entity_type),
             world,
         )));
+        Ok(())
+    }
+
+    fn add_table(
+        &self,
+        context: &SessionContext,
+        index: usize,
+        pinned: &PinnedTable,
+        scope: &Scope,
+    ) -> Result<()> {
+        let files = match scope {
+            Scope::Check(_) => Vec::new(),
+            Scope::Partition { tables, .. } => match tables.get(index) {
+                Some(view) => view.files(&self.lake, &pinned.table)?,
+                None => Vec::new(),
+            },
+        };
+        let files = files.into_iter().map(TableFile::of_lake).collect();
+        // A later revision of its writer may leave any of them null.
+        let columns: Vec<_> = pinned
+            .columns
+            .iter()
+            .map(|column| ColumnDef {
+                nullable: true,
+                ..column.clone()
+            })
+            .collect();
+        let format = Arc::new(ParquetFormat::default().with_force_view_types(false));
+        let table = FileTable::new(format, &schema_of(&columns)?, false, files, None);
+        context.register_table(pinned.table.as_str(), Arc::new(table))?;
         Ok(())
     }
 

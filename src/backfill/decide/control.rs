@@ -19,6 +19,10 @@ impl Step<'_> {
     pub(super) fn resume(&mut self) {
         if self.state.state == BackfillState::Paused {
             self.change(Change::State(BackfillState::Running));
+            // A pause is no wait for a slot.
+            for ready_micros in self.state.ready_micros.values_mut() {
+                *ready_micros = self.now_micros;
+            }
         }
     }
 
@@ -52,12 +56,12 @@ impl Step<'_> {
             .map(|(index, run)| (index, run.attempt))
             .collect();
         self.change(Change::State(BackfillState::Running));
-        let sequential = self.record.plan.shape == DependencyShape::Sequential;
-        for (place, (index, attempt)) in again.into_iter().enumerate() {
-            let state = if sequential && place > 0 {
-                PartitionState::Blocked
-            } else {
+        for (index, attempt) in again {
+            // What it reads comes before it, and was taken up already.
+            let state = if self.state.is_free(&self.record.plan, index) {
                 PartitionState::Pending
+            } else {
+                PartitionState::Blocked
             };
             self.change(Change::Partition(PartitionChange::plain(
                 index, state, attempt,

@@ -59,6 +59,14 @@ pub(crate) struct PartitionsArgs {
     /// Only partitions in this state, such as failed; may be repeated
     #[arg(long = "state", value_name = "STATE", value_parser = parse_partition_state)]
     states: Vec<PartitionState>,
+    /// Only partitions of this transform
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "NAME"
+    )]
+    transform: String,
     /// Show every attempt, with its times and outcome
     #[arg(long)]
     attempts: bool,
@@ -162,6 +170,7 @@ pub(super) async fn partitions(
         page_size: PARTITION_PAGE_SIZE,
         page_token: String::new(),
         include_attempts: args.attempts,
+        transform: args.transform.clone(),
     };
     let mut partitions = Vec::new();
     loop {
