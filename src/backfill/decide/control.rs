@@ -6,6 +6,14 @@ impl Step<'_> {
     pub(super) fn start(&mut self) {
         if self.state.state == BackfillState::Pending {
             self.change(Change::State(BackfillState::Running));
+            self.wait_from_now();
+        }
+    }
+
+    /// What may run waits for a slot from now on: before, the backfill was not running.
+    fn wait_from_now(&mut self) {
+        for ready_micros in self.state.ready_micros.values_mut() {
+            *ready_micros = self.now_micros;
         }
     }
 
@@ -19,10 +27,7 @@ impl Step<'_> {
     pub(super) fn resume(&mut self) {
         if self.state.state == BackfillState::Paused {
             self.change(Change::State(BackfillState::Running));
-            // A pause is no wait for a slot.
-            for ready_micros in self.state.ready_micros.values_mut() {
-                *ready_micros = self.now_micros;
-            }
+            self.wait_from_now();
         }
     }
 

@@ -36,6 +36,7 @@ pub(super) fn show_plan(plan: &pb::Plan, all: bool) -> Result<(), Error> {
     output::facts(&[
         ("transform", only(transforms::revisions(&plan.transforms))),
         ("output", only(format!("table {}", plan.output_table))),
+        ("reads", transforms::reads(&plan.transforms)),
         ("knowledge", knowledge_words(plan.knowledge()).to_owned()),
         (
             "partitions",
@@ -240,6 +241,7 @@ pub(super) fn show(backfill: &pb::Backfill) -> Result<(), Error> {
             only(transforms::revisions(&backfill.transforms)),
         ),
         ("output", only(format!("table {}", backfill.output_table))),
+        ("reads", transforms::reads(&backfill.transforms)),
         (
             "range",
             format!("{} to {}", local(spec.from), local(spec.to)),

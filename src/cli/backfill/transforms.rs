@@ -38,12 +38,25 @@ pub(super) fn zone(transforms: &[pb::PlannedTransform]) -> Result<Tz, Error> {
     }
 }
 
-/// Each on a line of its own, as facts: `revision 4 → table weekly, weekly (UTC); reads daily and 6 days back, waiting for it`.
+/// Each on a line of its own, as facts: `revision 4 to table weekly; weekly 2 partitions (UTC); reads daily (waits for daily)`.
 pub(super) fn facts(transforms: &[pb::PlannedTransform]) -> Vec<(String, String)> {
     transforms
         .iter()
         .map(|one| (format!("  {}", one.transform), describe(one)))
         .collect()
+}
+
+/// What the only transform reads of others: `daily and 6 h 00 m back (snapshot 7)`.
+pub(super) fn reads(transforms: &[pb::PlannedTransform]) -> String {
+    match transforms {
+        [only] => describe_tables(only),
+        _ => String::new(),
+    }
+}
+
+fn describe_tables(one: &pb::PlannedTransform) -> String {
+    let reads: Vec<_> = one.tables.iter().map(describe_table).collect();
+    reads.join(", ")
 }
 
 fn describe(one: &pb::PlannedTransform) -> String {
@@ -58,9 +71,9 @@ fn describe(one: &pb::PlannedTransform) -> String {
     if one.dependency_shape() == DependencyShape::Sequential {
         text += ", in order";
     }
-    let reads: Vec<_> = one.tables.iter().map(describe_table).collect();
+    let reads = describe_tables(one);
     if !reads.is_empty() {
-        text += &format!("; reads {}", reads.join(", "));
+        text += &format!("; reads {reads}");
     }
     text
 }
