@@ -22,6 +22,7 @@ mod nesting;
 mod parameters;
 mod sequential;
 mod session;
+mod shared_scan;
 pub mod source;
 mod table_view;
 mod yielding;
@@ -36,6 +37,7 @@ pub use entity_filter::{EntityFilter, FilterPlanner, MAX_FILTER_BYTES};
 pub use error::Error;
 pub use memory::PeakMemory;
 pub use session::Sessions;
+pub use shared_scan::SharedScans;
 pub use source::{PinnedSource, SourceFile};
 pub use table_view::{PinnedTable, PublishedView, TableView};
 
@@ -88,6 +90,8 @@ pub struct PartitionWork {
     pub attempt: AttemptId,
     /// Where its peak of working memory is told, also if it fails.
     pub memory: Arc<PeakMemory>,
+    /// What it shares with others that are computed before and after it.
+    pub scans: Arc<SharedScans>,
 }
 
 /// What a try produced.

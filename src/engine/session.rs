@@ -30,7 +30,8 @@ use datafusion::{
 };
 
 use super::{
-    Error, PeakMemory, PinnedEntity, PinnedInputs, PinnedSource, PinnedTable, Result, TableView,
+    Error, PeakMemory, PinnedEntity, PinnedInputs, PinnedSource, PinnedTable, Result, SharedScans,
+    TableView,
     as_of::{AsOf, World},
     entity_table::{EntityTable, View},
     file_table::{FileTable, TableFile},
@@ -74,6 +75,8 @@ pub(super) enum Scope {
         tables: Vec<TableView>,
         /// Where the query's peak of working memory is told.
         memory: Arc<PeakMemory>,
+        /// What it shares with other partitions.
+        scans: Arc<SharedScans>,
     },
 }
 
@@ -199,6 +202,10 @@ impl Sessions {
             files,
             Some(cut),
         );
+        let table = match scope {
+            Scope::Check(_) => table,
+            Scope::Partition { scans, .. } => table.sharing(source.name.clone(), Arc::clone(scans)),
+        };
         context.register_table(source.name.as_str(), Arc::new(table))?;
         Ok(())
     }

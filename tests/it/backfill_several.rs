@@ -473,3 +473,54 @@ async fn attempts_tell_their_memory_and_how_long_they_waited() {
     let waited = attempts[1].slot_wait.expect("told");
     assert_eq!(waited.seconds, 5, "{attempts:?}");
 }
+
+#[tokio::test]
+async fn a_task_reads_one_file_once_and_computes_the_same() {
+    let mut rig = january(20).await;
+    let queries = [
+        ("plain", "SELECT v FROM events"),
+        (
+            "floats",
+            "SELECT sum(v / 7.0) AS f, count(*) AS n FROM events",
+        ),
+        ("limited", "SELECT v FROM events LIMIT 1"),
+        (
+            "twice",
+            "SELECT a.v, b.v AS w FROM events a JOIN events b ON a.v >= b.v",
+        ),
+    ];
+    for (name, sql) in queries {
+        let mut told = Vec::new();
+        for partitions_per_task in [1, 8] {
+            let table = format!("{name}_{partitions_per_task}");
+            let transform = pb::Transform {
+                sources: vec![pb::SourceInput {
+                    source: "events".to_owned(),
+                    lookback: Some(seconds(3 * 86_400)),
+                }],
+                ..daily(&table, sql)
+            };
+            rig.clients.register(transform).await.expect("registered");
+            let spec = pb::BackfillSpec {
+                partitions_per_task,
+                ..days(&table, "2013-01-01", "2013-01-21")
+            };
+            let ended = rig.clients.run_well(spec).await;
+            let read = ended.backfill.rows_read;
+            told.push((rig.clients.rows(&table).await, read));
+            let request = pb::ListPartitionsRequest {
+                backfill: ended.backfill.name,
+                include_attempts: true,
+                page_size: 1,
+                ..pb::ListPartitionsRequest::default()
+            };
+            let listed = rig.clients.backfills.list_partitions(request).await;
+            let first = listed.expect("listed").into_inner().partitions.remove(0);
+            if name == "plain" {
+                let kept = first.attempts[0].peak_memory_bytes > 0;
+                assert_eq!(kept, partitions_per_task > 1, "its rows are kept");
+            }
+        }
+        assert_eq!(told[0], told[1], "{name}");
+    }
+}

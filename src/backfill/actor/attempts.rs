@@ -1,7 +1,11 @@
 //! Attempts: how they are started, bounded in time, stopped and waited for.
 
 use super::*;
-use crate::{engine::PartitionWork, lake::AttemptId, time::Clock};
+use crate::{
+    engine::{PartitionWork, SharedScans},
+    lake::AttemptId,
+    time::Clock,
+};
 
 impl Actor {
     pub(super) fn attempt_ended(&mut self, name: &str, ended: EndedAttempt, turn: &mut Turn) {
@@ -64,6 +68,10 @@ impl Actor {
                 live.attempts.insert(index, cancel.clone());
                 works.push((index, attempt, work));
             }
+        }
+        let scans = SharedScans::of(works.iter().map(|(_, _, work)| work));
+        for (_, _, work) in &mut works {
+            work.scans = Arc::clone(&scans);
         }
         let task = Task {
             works,
@@ -131,6 +139,7 @@ impl Live {
                 attempt,
             },
             memory: Arc::default(),
+            scans: Arc::default(),
         })
     }
 
