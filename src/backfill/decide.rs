@@ -4,12 +4,13 @@
 //! is the fold of the journal, and [`Command::Recover`] takes up what was under way. No command but [`Command::Fill`] starts
 //! an attempt: who may start how many is shared out among all backfills, in [`slots`](super::slots).
 //!
-//! Here is the life of attempts; what people ask of a backfill is in `control`, what a restart does in `recover`.
+//! Here is the life of attempts; which start is in `tasks`, what becomes of those that read them in `readers`, what people ask
+//! of a backfill in `control`, what a restart does in `recover`.
 
 mod control;
+mod readers;
 mod recover;
-
-use std::collections::VecDeque;
+mod tasks;
 
 use super::{
     model::{
@@ -233,33 +234,6 @@ impl Step<'_> {
         self.record.plan.partitions.get(index as usize)
     }
 
-    /// Starts `count` tasks, or as many as may start.
-    fn fill(&mut self, count: usize) {
-        for _ in 0..count.min(self.state.wanted(&self.record.plan)) {
-            let indices = next_task(&self.record.plan, self.state);
-            if indices.is_empty() {
-                return;
-            }
-            self.start_task(&indices);
-        }
-    }
-
-    fn start_task(&mut self, indices: &[u32]) {
-        let mut attempts = Vec::with_capacity(indices.len());
-        for &index in indices {
-            let attempt = self.run(index).map_or(0, |run| run.attempt) + 1;
-            let ready_micros = self.state.ready_micros.get(&index).copied();
-            let waited = self.now_micros - ready_micros.unwrap_or(self.now_micros);
-            self.change(Change::Partition(PartitionChange {
-                slot_wait_micros: u64::try_from(waited).unwrap_or(0),
-                ..PartitionChange::plain(index, PartitionState::Running, attempt)
-            }));
-            attempts.push((index, attempt));
-        }
-        self.state.compute(indices);
-        self.act(Action::StartTask { attempts });
-    }
-
     fn staged(&mut self, index: u32, attempt: u32) {
         let goes_on = matches!(
             self.state.state,
@@ -300,26 +274,6 @@ impl Step<'_> {
                 published.attempt,
             )
         }));
-    }
-
-    /// What reads what `index` wrote, and waits for nothing else, may run now. Nothing is journalled for it before it runs: it
-    /// goes from BLOCKED to RUNNING.
-    fn unblock_after(&mut self, index: u32) {
-        let plan = &self.record.plan;
-        let next = plan.successors_of(index).next();
-        let readers = next.into_iter().chain(plan.downstream_of(index));
-        for reader in readers {
-            self.free_if_unblocked(reader);
-        }
-    }
-
-    fn free_if_unblocked(&mut self, index: u32) {
-        let is_blocked = self
-            .run(index)
-            .is_some_and(|run| run.state == PartitionState::Blocked);
-        if is_blocked && self.state.is_free(&self.record.plan, index) {
-            self.state.free(index, self.now_micros);
-        }
     }
 
     fn failed(
@@ -377,59 +331,6 @@ impl Step<'_> {
         let wait = retry::backoff(policy, failure_count, jitter?);
         let wait_micros = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX);
         Some(self.now_micros.saturating_add(wait_micros))
-    }
-
-    /// What reads the output of a failed partition never runs, and neither does what reads theirs.
-    fn fail_downstream(&mut self, index: u32) {
-        let plan = &self.record.plan;
-        // Of each, whether what follows it in its own transform is still to be told.
-        let mut failed = VecDeque::from([(index, true)]);
-        while let Some((index, with_successors)) = failed.pop_front() {
-            if with_successors {
-                for reader in plan.successors_of(index) {
-                    if self.fail_reader(reader, index) {
-                        failed.push_back((reader, false));
-                    }
-                }
-            }
-            for reader in plan.downstream_of(index) {
-                if self.fail_reader(reader, index) {
-                    failed.push_back((reader, true));
-                }
-            }
-        }
-    }
-
-    /// Whether `reader` was still to run.
-    fn fail_reader(&mut self, reader: u32, failed: u32) -> bool {
-        let Some(run) = self.run(reader).filter(|run| !run.state.is_terminal()) else {
-            return false;
-        };
-        let attempt = run.attempt;
-        let upstream = self.name_for(failed, reader);
-        let how = match self.run(failed).map(|run| run.state) {
-            Some(PartitionState::UpstreamFailed) => "did not run",
-            _ => "failed",
-        };
-        self.change(Change::Partition(PartitionChange {
-            message: Some(format!("partition {upstream}, which it reads, {how}")),
-            ..PartitionChange::plain(reader, PartitionState::UpstreamFailed, attempt)
-        }));
-        true
-    }
-
-    /// The name of a partition, for another one's message.
-    fn name_for(&self, index: u32, reader: u32) -> String {
-        let (Some(planned), Some(reader)) = (self.planned(index), self.planned(reader)) else {
-            return String::new();
-        };
-        let label = &planned.partition.label;
-        match self.record.plan.transform_of(planned) {
-            Some(one) if planned.transform != reader.transform => {
-                format!("{label} of {}", one.transform)
-            }
-            Some(_) | None => label.clone(),
-        }
     }
 
     /// Whether nothing new may start because a partition failed for good.
@@ -508,49 +409,6 @@ impl Step<'_> {
 
     fn total(&self) -> u32 {
         u32::try_from(self.state.partitions.len()).unwrap_or(u32::MAX)
-    }
-}
-
-/// The partitions that the next task computes: the first that may start, and neighbours of it that may start too.
-fn next_task(plan: &Plan, state: &State) -> Vec<u32> {
-    let first = if plan.run_backwards {
-        state.pending.last()
-    } else {
-        state.pending.first()
-    };
-    let Some(&first) = first else {
-        return Vec::new();
-    };
-    let mut task = vec![first];
-    if plan.partitions_per_task > 1 {
-        if plan.run_backwards {
-            add_neighbours(plan, state.pending.range(..first).rev(), &mut task);
-        } else {
-            add_neighbours(plan, state.pending.range(first + 1..), &mut task);
-        }
-    }
-    task
-}
-
-fn add_neighbours<'a>(plan: &Plan, others: impl Iterator<Item = &'a u32>, task: &mut Vec<u32>) {
-    let planned = |index: u32| plan.partitions.get(index as usize);
-    for &index in others {
-        if task.len() >= plan.partitions_per_task as usize {
-            return;
-        }
-        let (Some(last), Some(next)) =
-            (task.last().and_then(|&last| planned(last)), planned(index))
-        else {
-            return;
-        };
-        if next.transform != last.transform {
-            continue;
-        }
-        let (last, next) = (&last.partition, &next.partition);
-        if last.end != next.start && next.end != last.start {
-            return;
-        }
-        task.push(index);
     }
 }
 

@@ -117,19 +117,29 @@ pub(super) fn reads_one_that_runs(
     running.any(|other| input.tables.iter().any(|table| reads(table, other)))
 }
 
-/// The starts of the partitions of a table that `partition` sees and this backfill does not run.
-fn seen_as_published<'a>(
-    table: &'a TableKnowledge,
-    own: &'a BTreeSet<ValidTime>,
-    partition: &Partition,
-) -> impl Iterator<Item = ValidTime> + 'a {
+/// The starts of the partitions of a table that some of `partitions` see and this backfill does not run. **Cost**: their
+/// windows overlap, and each start is looked at once.
+fn seen_as_published(
+    table: &TableKnowledge,
+    own: &BTreeSet<ValidTime>,
+    partitions: &[PlannedPartition],
+) -> Vec<ValidTime> {
     let calendar = PartitionCalendar::new(table.grain, table.zone);
-    let window = seen(calendar, table.input.lookback_micros, partition);
-    let starts = window
-        .and_then(|window| calendar.partitions(window.from, window.to?).ok())
-        .unwrap_or_default();
-    let starts = starts.into_iter().map(|upstream| upstream.start);
-    starts.filter(|start| !own.contains(start))
+    let mut starts = Vec::new();
+    let mut done = ValidTime::MIN;
+    for planned in running(partitions) {
+        let window = seen(calendar, table.input.lookback_micros, &planned.partition);
+        let Some((from, to)) = window.and_then(|window| Some((window.from, window.to?))) else {
+            continue;
+        };
+        // Both ends of the windows ascend with the partitions. One that holds too many to tell is not told.
+        if let Ok(slices) = calendar.partitions(from.max(done), to) {
+            starts.extend(slices.into_iter().map(|upstream| upstream.start));
+        }
+        done = done.max(to);
+    }
+    starts.retain(|start| !own.contains(start));
+    starts
 }
 
 /// The starts of the partitions of a table that this backfill runs.
@@ -160,21 +170,25 @@ pub(super) fn check_knowledge(
     }
     for table in &input.tables {
         let own = own_starts(table, upstream);
+        let calendar = PartitionCalendar::new(table.grain, table.zone);
         for planned in running(partitions) {
-            for start in seen_as_published(table, &own, &planned.partition) {
-                if let Some(published) = table.published.0.get(&start)
-                    && published.basis > planned.basis
-                {
-                    return Err(Error::UpstreamKnowsMore {
-                        transform: input.transform.spec.name.clone(),
-                        label: planned.partition.label.clone(),
-                        basis: planned.basis,
-                        table: table.input.table.clone(),
-                        start,
-                        backfill: published.backfill.clone(),
-                        upstream_basis: published.basis,
-                    });
-                }
+            let window = seen(calendar, table.input.lookback_micros, &planned.partition);
+            let Some((from, to)) = window.and_then(|window| Some((window.from, window.to?))) else {
+                continue;
+            };
+            let mut published = table.published.0.range(from..to);
+            let knows_more =
+                published.find(|(start, one)| one.basis > planned.basis && !own.contains(*start));
+            if let Some((start, one)) = knows_more {
+                return Err(Error::UpstreamKnowsMore {
+                    transform: input.transform.spec.name.clone(),
+                    label: planned.partition.label.clone(),
+                    basis: planned.basis,
+                    table: table.input.table.clone(),
+                    start: *start,
+                    backfill: one.backfill.clone(),
+                    upstream_basis: one.basis,
+                });
             }
         }
     }
@@ -192,22 +206,15 @@ pub(super) fn warnings(
         let own = own_starts(table, upstream);
         let calendar = PartitionCalendar::new(table.grain, table.zone);
         let name = &table.input.table;
-        let (mut outside, mut missing) = (BTreeSet::new(), BTreeSet::new());
-        let (mut blind, mut count) = (0u32, 0u32);
-        for planned in running(partitions) {
-            count += 1;
-            let window = seen(calendar, table.input.lookback_micros, &planned.partition);
-            blind += u32::from(window.is_none());
-            for start in seen_as_published(table, &own, &planned.partition) {
-                let published = table.published.0.contains_key(&start);
-                let group = if published {
-                    &mut outside
-                } else {
-                    &mut missing
-                };
-                group.insert(start);
-            }
-        }
+        let starts = seen_as_published(table, &own, partitions);
+        let (outside, missing): (Vec<_>, Vec<_>) = starts
+            .into_iter()
+            .partition(|start| table.published.0.contains_key(start));
+        let lookback_micros = table.input.lookback_micros;
+        let sees_none =
+            |it: &&PlannedPartition| seen(calendar, lookback_micros, &it.partition).is_none();
+        let blind = running(partitions).filter(sees_none).count();
+        let count = running(partitions).count();
         if blind > 0 {
             warnings.push(format!(
                 "{name}: {blind} of {count} partitions would see no {} partition of it, because none that they overlap is \

@@ -9,7 +9,7 @@ use tonic_types::StatusExt;
 use crate::{
     backfill_sources::daily_files,
     backfill_support::{
-        Ended, Rig, SLOW, daily, days, january, over_events, partition_changes, seconds, then,
+        Ended, Rig, SLOW, at, daily, days, january, over_events, partition_changes, seconds, then,
     },
 };
 
@@ -180,6 +180,67 @@ async fn a_failed_day_fails_its_week_alone_and_a_retry_takes_up_both() {
         ),
         (2, 1, 1)
     );
+}
+
+#[tokio::test]
+async fn a_restatement_runs_all_of_them_again() {
+    let mut rig = days_and_weeks("SELECT v FROM events").await;
+    let spec = all_of(&["day", "week"], days("", "2013-01-07", "2013-01-21"));
+    let parent = rig.clients.run_well(spec).await.backfill;
+    let request = |revision| pb::RestateBackfillRequest {
+        name: parent.name.clone(),
+        range: Some(pb::TimeRange {
+            from: None,
+            to: Some(at("2013-01-14T00:00:00Z")),
+        }),
+        revision,
+        ..pb::RestateBackfillRequest::default()
+    };
+    let refused = rig.clients.restate(request(1)).await.expect_err("refused");
+    assert_eq!(reason_of(&refused), "INVALID_BACKFILL");
+    rig.clients
+        .register(over_events("day", "SELECT v * 2 AS v FROM events"))
+        .await
+        .expect("registered");
+    let restated = rig.clients.restate(request(0)).await.expect("restated");
+    let name = restated.backfill.expect("a backfill").name;
+    let ended = rig.clients.ended(&name).await;
+    assert_eq!(ended.partitions.len(), 8);
+    assert_eq!(ended.backfill.state(), BackfillState::Succeeded);
+    assert_eq!(ended.backfill.parent, parent.name);
+    assert_eq!(
+        rig.clients.rows("week").await,
+        ["2013-01-07 total=70 n=7", "2013-01-14 total=119 n=7"],
+        "the revisions are the parent's"
+    );
+}
+
+#[tokio::test]
+async fn backfills_of_either_table_are_in_the_way() {
+    let mut rig = january(28).await;
+    let sql = format!("SELECT v, {SLOW} > 0 AS slow FROM events");
+    for transform in [over_events("day", &sql), weekly("week", SUM, 0)] {
+        rig.clients.register(transform).await.expect("registered");
+    }
+    let both = all_of(&["day", "week"], days("", "2013-01-07", "2013-01-21"));
+    let name = rig.clients.create(both).await.expect("created").name;
+    rig.clients.pause(&name).await.expect("paused");
+    for (transform, from, to) in [
+        ("day", "2013-01-20", "2013-01-22"),
+        ("week", "2013-01-14", "2013-01-28"),
+    ] {
+        let other = rig.clients.create(days(transform, from, to)).await;
+        let refused = other.expect_err("in the way");
+        assert_eq!(reason_of(&refused), "BACKFILL_OVERLAP", "{transform}");
+    }
+    rig.clients
+        .run_well(days("day", "2013-01-21", "2013-01-22"))
+        .await;
+    let cancelled = rig.clients.cancel(&name).await.expect("cancelled");
+    assert_eq!(cancelled.name, name);
+    let ended = rig.clients.ended(&name).await;
+    assert_eq!(ended.backfill.state(), BackfillState::Cancelled);
+    assert_eq!(states_of(&ended, "week"), [PartitionState::Cancelled; 2]);
 }
 
 #[tokio::test]
@@ -439,6 +500,10 @@ async fn a_task_computes_neighbours_and_one_that_fails_fails_alone() {
         .expect_err("refused");
     assert_eq!(reason_of(&refused), "TASK_WITH_PRIOR");
     assert_eq!(refused.code(), Code::InvalidArgument);
+    let refused = rig.clients.plan(spec("alone", 1_001)).await;
+    let refused = refused.expect_err("refused");
+    assert_eq!(reason_of(&refused), "INVALID_BACKFILL");
+    assert!(refused.message().contains("1001 is not in 1 to 1000"));
     let beside = all_of(&["line", "alone"], spec("", 2));
     let plan = rig.clients.plan(beside).await.expect("planned");
     assert!(plan.warnings[0].starts_with("line: each partition reads what the earlier ones wrote"));
