@@ -8,7 +8,7 @@ mod attempts;
 mod requests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -21,11 +21,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Error, Result,
-    decide::{Action, Command, PublishedAttempt, decide},
+    decide::{Action, Command, Cost, PublishedAttempt, decide},
     executor::{Shared, same_request},
     journal::bounded_message,
-    model::{BackfillSpec, BackfillState, Change, DependencyShape, Event, Parent, Plan, Record},
-    publish::{PublishDone, PublishItem, Publisher},
+    model::{BackfillSpec, BackfillState, Change, Event, Parent, Plan, Record},
+    publish::{self, PublishDone, PublishItem, Publisher},
     slots::{self, Claim},
     state::State,
     watch::{Watched, finished_rows},
@@ -54,13 +54,10 @@ pub(super) enum Message {
         ask: Ask,
         reply: Reply,
     },
-    AttemptEnded {
+    /// All attempts of a task ended.
+    TaskEnded {
         name: String,
-        index: u32,
-        attempt: u32,
-        outcome: Box<engine::Result<Computed>>,
-        /// It was stopped because it took longer than this.
-        timed_out: Option<Duration>,
+        attempts: Vec<EndedAttempt>,
     },
     PublishEnded(PublishDone),
     RetryDue {
@@ -71,6 +68,18 @@ pub(super) enum Message {
     Shutdown {
         reply: oneshot::Sender<()>,
     },
+}
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(super) struct EndedAttempt {
+    index: u32,
+    attempt: u32,
+    outcome: engine::Result<Computed>,
+    /// It was stopped because it took longer than this.
+    timed_out: Option<Duration>,
+    cost: Cost,
+    end_micros: i64,
 }
 
 /// What may be asked of a backfill that is there.
@@ -86,15 +95,24 @@ pub(super) enum Ask {
 /// A backfill that has not ended.
 struct Live {
     watched: Arc<Watched>,
-    inputs: Arc<PinnedInputs>,
+    /// By transform.
+    inputs: Vec<Arc<PinnedInputs>>,
     /// Ahead of what watchers see by the events of the turn under way.
     state: State,
     /// Attempts under way, by partition.
     attempts: HashMap<u32, CancellationToken>,
     /// Rows of attempts that are computed and not yet handed on.
-    computed: HashMap<(u32, u32), Computed>,
+    computed: HashMap<(u32, u32), StagedAttempt>,
     /// When it got its last slot, in grants of the server.
     last_grant: u64,
+}
+
+/// What an attempt computed.
+#[derive(Debug)]
+struct StagedAttempt {
+    computed: Computed,
+    staged_at_micros: i64,
+    cost: Cost,
 }
 
 /// The task's own state.
@@ -105,7 +123,9 @@ pub(super) struct Actor {
     ids: Arc<dyn IdSource>,
     messages: mpsc::Sender<Message>,
     live: BTreeMap<String, Live>,
-    /// Attempts that compute at once, of all backfills together.
+    /// Tables that have something new to commit.
+    to_commit: BTreeSet<String>,
+    /// Tasks that compute at once, of all backfills together.
     max_active: usize,
     /// Slots granted so far.
     grants: u64,
@@ -142,6 +162,7 @@ impl Actor {
             ids,
             messages,
             live: BTreeMap::new(),
+            to_commit: BTreeSet::new(),
             max_active: max_active as usize,
             grants: 0,
             tidying: HashMap::new(),
@@ -200,7 +221,7 @@ impl Actor {
             }
             let published = self.publisher.published_attempts(&watched.record).await?;
             self.publisher.remove_leftovers(&watched.record).await?;
-            let inputs = Arc::new(self.shared.planner.inputs(&watched.record.plan)?);
+            let inputs = self.shared.planner.inputs(&watched.record.plan)?;
             self.adopt(watched, inputs, state);
             tracing::info!(backfill = %name, "resuming");
             self.command(&name, Command::Recover { published }, &mut turn);
@@ -208,7 +229,7 @@ impl Actor {
         self.finish_turn(turn).await
     }
 
-    fn adopt(&mut self, watched: Arc<Watched>, inputs: Arc<PinnedInputs>, state: State) {
+    fn adopt(&mut self, watched: Arc<Watched>, inputs: Vec<Arc<PinnedInputs>>, state: State) {
         let name = watched.record.name.clone();
         let live = Live {
             watched,
@@ -238,13 +259,11 @@ impl Actor {
                 Ok(watched) => turn.replies.push((reply, watched)),
                 Err(error) => drop(reply.send(Err(error))),
             },
-            Message::AttemptEnded {
-                name,
-                index,
-                attempt,
-                outcome,
-                timed_out,
-            } => self.attempt_ended(&name, index, attempt, *outcome, timed_out, turn),
+            Message::TaskEnded { name, attempts } => {
+                for ended in attempts {
+                    self.attempt_ended(&name, ended, turn);
+                }
+            }
             Message::PublishEnded(done) => self.publish_ended(done, turn),
             Message::RetryDue {
                 name,
@@ -291,6 +310,7 @@ impl Actor {
                     bytes_written: item.staged.size_bytes,
                     staged_at_micros: Some(item.staged_at_micros),
                     snapshot_id: *snapshot_id,
+                    cost: item.cost,
                 }),
                 Err(failure) => Command::Failed {
                     index: item.index,
@@ -298,6 +318,7 @@ impl Actor {
                     message: bounded_message(failure.message.clone()),
                     retryable: failure.retryable,
                     jitter: self.ids.fraction(),
+                    cost: item.cost,
                 },
             };
             self.command(&done.backfill, command, turn);
@@ -323,6 +344,10 @@ impl Actor {
             turn = Turn::default();
             for (name, action) in actions {
                 self.act(&name, action, &mut turn);
+            }
+            // All that was staged in this turn goes into one commit per table.
+            for table in std::mem::take(&mut self.to_commit) {
+                self.publish_more(&table);
             }
             if turn.events.is_empty() && turn.actions.is_empty() {
                 return Ok(());
@@ -401,13 +426,13 @@ impl Actor {
 
     fn act(&mut self, name: &str, action: Action, turn: &mut Turn) {
         match action {
-            Action::StartAttempt { index, attempt } => self.start_attempt(name, index, attempt),
+            Action::StartTask { attempts } => self.start_task(name, &attempts),
             Action::Publish { index, attempt } => self.publish(name, index, attempt),
             Action::Discard { index, attempt } => {
                 if let Some(live) = self.live.get_mut(name)
-                    && let Some(computed) = live.computed.remove(&(index, attempt))
+                    && let Some(found) = live.computed.remove(&(index, attempt))
                 {
-                    self.tasks.spawn(Publisher::discard(computed.staged));
+                    self.tasks.spawn(Publisher::discard(found.computed.staged));
                 }
             }
             Action::WaitRetry {
@@ -424,21 +449,32 @@ impl Actor {
         let Some(live) = self.live.get_mut(name) else {
             return;
         };
-        let Some(computed) = live.computed.remove(&(index, attempt)) else {
+        let Some(found) = live.computed.remove(&(index, attempt)) else {
             return;
         };
-        let table = live.watched.record.plan.output_table.clone();
+        let StagedAttempt {
+            computed,
+            staged_at_micros,
+            cost,
+        } = found;
+        let plan = &live.watched.record.plan;
+        let planned = plan.partitions.get(index as usize);
+        let Some(transform) = planned.and_then(|planned| plan.transform_of(planned)) else {
+            return;
+        };
+        let table = transform.output_table.clone();
         let item = PublishItem {
             index,
             attempt,
             rows_read: computed.rows_read,
             rows_written: computed.staged.row_count,
-            staged_at_micros: self.shared.clock.now_micros(),
+            staged_at_micros,
             staged: computed.staged,
+            cost,
         };
         self.publisher
-            .enqueue(&table, name, live.watched.record.plan.revision, item);
-        self.publish_more(&table);
+            .enqueue(&table, name, transform.revision, item);
+        self.to_commit.insert(table);
     }
 
     /// Starts the next commit on `table`, if none is under way: all that is ready goes into it.

@@ -27,6 +27,10 @@ pub struct Attempt {
     pub message: Option<String>,
     /// When the next one was due.
     pub retry_at_micros: Option<i64>,
+    /// Most working memory that its query had reserved at once.
+    pub peak_memory_bytes: u64,
+    /// How long it waited for a slot.
+    pub slot_wait_micros: u64,
 }
 
 /// The attempts of some partitions, by partition.
@@ -69,11 +73,15 @@ fn begun(change: &PartitionChange, time_micros: i64) -> Attempt {
         bytes_written: 0,
         message: None,
         retry_at_micros: None,
+        peak_memory_bytes: 0,
+        slot_wait_micros: change.slot_wait_micros,
     }
 }
 
 fn end(attempt: &mut Attempt, change: &PartitionChange, time_micros: i64) {
     attempt.end_micros = Some(time_micros);
+    attempt.start_micros = change.began_at_micros.unwrap_or(attempt.start_micros);
+    attempt.peak_memory_bytes = change.peak_memory_bytes;
     attempt.state = match change.state {
         PartitionState::Succeeded => PartitionState::Succeeded,
         PartitionState::Failed | PartitionState::WaitingRetry => PartitionState::Failed,

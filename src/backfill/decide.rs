@@ -4,14 +4,18 @@
 //! is the fold of the journal, and [`Command::Recover`] takes up what was under way. No command but [`Command::Fill`] starts
 //! an attempt: who may start how many is shared out among all backfills, in [`slots`](super::slots).
 //!
-//! Here is the life of attempts; what people ask of a backfill is in `control`, what a restart does in `recover`.
+//! Here is the life of attempts; which start is in `tasks`, what becomes of those that read them in `readers`, what people ask
+//! of a backfill in `control`, what a restart does in `recover`.
 
 mod control;
+mod readers;
 mod recover;
+mod tasks;
 
 use super::{
     model::{
-        BackfillState, Change, DependencyShape, Event, PartitionChange, PartitionState, Record,
+        BackfillState, Change, Event, PartitionChange, PartitionState, Plan, PlannedPartition,
+        Record,
     },
     retry,
     state::{PartitionRun, State},
@@ -22,7 +26,7 @@ use super::{
 pub(super) enum Command {
     /// Begin.
     Start,
-    /// So many attempts may start now.
+    /// So many tasks may start now.
     Fill {
         /// At most what [`State::wanted`] says.
         count: usize,
@@ -46,6 +50,8 @@ pub(super) enum Command {
         retryable: bool,
         /// In `[0, 1)`: of the backoff's bound.
         jitter: f64,
+        /// What it took.
+        cost: Cost,
     },
     /// An attempt ended because it was told to.
     Stopped {
@@ -82,6 +88,15 @@ pub(super) enum Command {
     Release,
 }
 
+/// What an attempt took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Cost {
+    /// Most working memory that its query had reserved at once.
+    pub(super) peak_memory_bytes: u64,
+    /// When it began to compute, if its task computed others before. In microseconds since the Unix epoch.
+    pub(super) began_at_micros: Option<i64>,
+}
+
 /// An attempt whose rows are on the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PublishedAttempt {
@@ -99,17 +114,17 @@ pub(super) struct PublishedAttempt {
     pub(super) staged_at_micros: Option<i64>,
     /// What published it.
     pub(super) snapshot_id: i64,
+    /// What it took, if that is known.
+    pub(super) cost: Cost,
 }
 
 /// What is to be done once the events are journalled. All of it may be done twice without harm.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Run an attempt.
-    StartAttempt {
-        /// Its partition.
-        index: u32,
-        /// Its number.
-        attempt: u32,
+    /// Run attempts, one after the other.
+    StartTask {
+        /// Of each its partition and its number.
+        attempts: Vec<(u32, u32)>,
     },
     /// Put an attempt's staged rows on the table.
     Publish {
@@ -172,7 +187,8 @@ pub(super) fn decide(
             message,
             retryable,
             jitter,
-        } => step.failed(index, attempt, message, retryable, jitter),
+            cost,
+        } => step.failed(index, attempt, message, retryable.then_some(jitter), cost),
         Command::Stopped { index, attempt } => step.stopped(index, attempt),
         Command::Published(published) => step.published(&published),
         Command::RetryDue { index, attempt } => step.retry_due(index, attempt),
@@ -214,29 +230,8 @@ impl Step<'_> {
         self.state.partitions.get(index as usize)
     }
 
-    /// Starts `count` pending partitions, or as many as may start.
-    fn fill(&mut self, count: usize) {
-        for _ in 0..count.min(self.state.wanted(&self.record.plan)) {
-            let next = if self.record.plan.run_backwards {
-                self.state.pending.last()
-            } else {
-                self.state.pending.first()
-            };
-            let Some(&index) = next else {
-                return;
-            };
-            let attempt = self.run(index).map_or(0, |run| run.attempt) + 1;
-            self.start_attempt(index, attempt);
-        }
-    }
-
-    fn start_attempt(&mut self, index: u32, attempt: u32) {
-        self.change(Change::Partition(PartitionChange::plain(
-            index,
-            PartitionState::Running,
-            attempt,
-        )));
-        self.act(Action::StartAttempt { index, attempt });
+    fn planned(&self, index: u32) -> Option<&PlannedPartition> {
+        self.record.plan.partitions.get(index as usize)
     }
 
     fn staged(&mut self, index: u32, attempt: u32) {
@@ -250,6 +245,7 @@ impl Step<'_> {
             self.stopped(index, attempt);
             return;
         }
+        self.state.computed(index);
         self.state.staged.insert(index);
         self.act(Action::Publish { index, attempt });
     }
@@ -268,6 +264,8 @@ impl Step<'_> {
             rows_read: published.rows_read,
             rows_written: published.rows_written,
             bytes_written: published.bytes_written,
+            peak_memory_bytes: published.cost.peak_memory_bytes,
+            began_at_micros: published.cost.began_at_micros,
             staged_at_micros: published.staged_at_micros,
             snapshot_id: Some(published.snapshot_id),
             ..PartitionChange::plain(
@@ -278,20 +276,15 @@ impl Step<'_> {
         }));
     }
 
-    /// The next partition that reads what `index` wrote may run now. Nothing is journalled for it before it runs: it goes
-    /// from BLOCKED to RUNNING.
-    fn unblock_after(&mut self, index: u32) {
-        let next = (index + 1..)
-            .zip(self.state.partitions.iter().skip(index as usize + 1))
-            .find(|(_, run)| !run.state.is_terminal())
-            .filter(|(_, run)| run.state == PartitionState::Blocked)
-            .map(|(next, _)| next);
-        if let Some(next) = next {
-            self.state.pending.insert(next);
-        }
-    }
-
-    fn failed(&mut self, index: u32, attempt: u32, message: String, retryable: bool, jitter: f64) {
+    fn failed(
+        &mut self,
+        index: u32,
+        attempt: u32,
+        message: String,
+        // `None`: another try cannot help.
+        jitter: Option<f64>,
+        cost: Cost,
+    ) {
         if !self.state.is_current(index, attempt) {
             return;
         }
@@ -299,51 +292,45 @@ impl Step<'_> {
             self.stopped(index, attempt);
             return;
         }
-        let policy = &self.record.plan.retry;
-        let failure_count = self.run(index).map_or(0, |run| run.failure_count) + 1;
-        if retryable && failure_count < policy.max_attempts && !self.stops_on_failure() {
-            let wait = retry::backoff(policy, failure_count, jitter);
-            let at_micros = self
-                .now_micros
-                .saturating_add(i64::try_from(wait.as_micros()).unwrap_or(i64::MAX));
-            self.change(Change::Partition(PartitionChange {
-                message: Some(message),
-                retry_at_micros: Some(at_micros),
-                ..PartitionChange::plain(index, PartitionState::WaitingRetry, attempt)
-            }));
-            self.act(Action::WaitRetry {
-                index,
-                attempt,
-                at_micros,
-            });
-        } else {
-            self.change(Change::Partition(PartitionChange {
-                message: Some(message),
-                ..PartitionChange::plain(index, PartitionState::Failed, attempt)
-            }));
-            self.fail_downstream(index);
-            self.stop_if_failed();
+        let failed = PartitionChange {
+            message: Some(message),
+            peak_memory_bytes: cost.peak_memory_bytes,
+            began_at_micros: cost.began_at_micros,
+            ..PartitionChange::plain(index, PartitionState::Failed, attempt)
+        };
+        match self.retry_at(index, jitter) {
+            Some(at_micros) => {
+                self.change(Change::Partition(PartitionChange {
+                    state: PartitionState::WaitingRetry,
+                    retry_at_micros: Some(at_micros),
+                    ..failed
+                }));
+                self.act(Action::WaitRetry {
+                    index,
+                    attempt,
+                    at_micros,
+                });
+            }
+            None => {
+                self.change(Change::Partition(failed));
+                self.fail_downstream(index);
+                self.stop_if_failed();
+            }
         }
         self.finish_if_done();
     }
 
-    /// What reads the output of a failed partition never runs.
-    fn fail_downstream(&mut self, index: u32) {
-        if self.record.plan.shape == DependencyShape::Independent {
-            return;
+    /// When a partition that failed now is tried again; `None`: never.
+    fn retry_at(&self, index: u32, jitter: Option<f64>) -> Option<i64> {
+        let planned = self.planned(index)?;
+        let policy = &self.record.plan.transform_of(planned)?.retry;
+        let failure_count = self.run(index)?.failure_count + 1;
+        if failure_count >= policy.max_attempts || self.stops_on_failure() {
+            return None;
         }
-        let label = self.label(index);
-        let count = u32::try_from(self.state.partitions.len()).unwrap_or(u32::MAX);
-        for later in index + 1..count {
-            let Some(run) = self.run(later).filter(|run| !run.state.is_terminal()) else {
-                continue;
-            };
-            let attempt = run.attempt;
-            self.change(Change::Partition(PartitionChange {
-                message: Some(format!("partition {label}, which it reads, failed")),
-                ..PartitionChange::plain(later, PartitionState::UpstreamFailed, attempt)
-            }));
-        }
+        let wait = retry::backoff(policy, failure_count, jitter?);
+        let wait_micros = i64::try_from(wait.as_micros()).unwrap_or(i64::MAX);
+        Some(self.now_micros.saturating_add(wait_micros))
     }
 
     /// Whether nothing new may start because a partition failed for good.
@@ -359,15 +346,11 @@ impl Step<'_> {
         let failed = (0u32..)
             .zip(&self.state.partitions)
             .find(|(_, run)| run.state == PartitionState::Failed);
-        let label = failed.map_or_else(String::new, |(index, _)| self.label(index));
+        let label = failed.and_then(|(index, _)| self.planned(index));
+        let label = label.map_or_else(String::new, |planned| planned.partition.label.clone());
         let message =
             format!("partition {label} failed, and this backfill stops on the first failure");
         self.cancel_waiting(Some(&message));
-    }
-
-    fn label(&self, index: u32) -> String {
-        let planned = self.record.plan.partitions.get(index as usize);
-        planned.map_or_else(String::new, |planned| planned.partition.label.clone())
     }
 
     fn retry_due(&mut self, index: u32, attempt: u32) {

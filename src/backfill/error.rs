@@ -4,7 +4,7 @@ use crate::{
     catalog, engine,
     error::{Classify, ErrorKind, Violation},
     kv, lake, store,
-    time::{CalendarError, ValidTime},
+    time::{CalendarError, SysTime, ValidTime},
 };
 
 /// A backfill error.
@@ -44,6 +44,37 @@ pub enum Error {
     BackwardsWithPrior {
         /// The transform.
         transform: String,
+    },
+    /// The same.
+    #[error(
+        "cannot put {count} partitions of {transform} into one task: each reads what the earlier ones wrote (prior)"
+    )]
+    TaskWithPrior {
+        /// The transform.
+        transform: String,
+        /// As given.
+        count: u32,
+    },
+    /// A partition would read what was computed with more knowledge than it has itself.
+    #[error(
+        "cannot run partition {label} of {transform} at basis {basis}: partition {start} of table {table:?}, which it reads, \
+         was published by {backfill} at basis {upstream_basis}, and knows more; run both transforms in one backfill"
+    )]
+    UpstreamKnowsMore {
+        /// The transform.
+        transform: String,
+        /// Its partition.
+        label: String,
+        /// What that may know.
+        basis: SysTime,
+        /// The table that it reads.
+        table: String,
+        /// The start of the table's partition.
+        start: ValidTime,
+        /// Who published it.
+        backfill: String,
+        /// What it knew.
+        upstream_basis: SysTime,
     },
     /// A restatement reaches beyond what it restates.
     #[error(
@@ -187,10 +218,12 @@ impl Classify for Error {
             Self::Invalid(_)
             | Self::EmptyRange { .. }
             | Self::BackwardsWithPrior { .. }
+            | Self::TaskWithPrior { .. }
             | Self::RestateOutside { .. } => ErrorKind::InvalidArgument,
             Self::Calendar { error, .. } => error.kind(),
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::NothingToRun { .. }
+            | Self::UpstreamKnowsMore { .. }
             | Self::Overlap { .. }
             | Self::PlanMoved { .. }
             | Self::StillActive { .. }
@@ -216,6 +249,8 @@ impl Classify for Error {
             Self::EmptyRange { .. } => "EMPTY_PARTITION_RANGE",
             Self::FromInFuture { .. } => "FROM_IN_FUTURE",
             Self::BackwardsWithPrior { .. } => "BACKWARDS_WITH_PRIOR",
+            Self::TaskWithPrior { .. } => "TASK_WITH_PRIOR",
+            Self::UpstreamKnowsMore { .. } => "UPSTREAM_KNOWS_MORE",
             Self::RestateOutside { .. } => "RESTATE_OUTSIDE",
             Self::NotFound { .. } => "BACKFILL_NOT_FOUND",
             Self::NothingToRun { .. } => "NOTHING_TO_RUN",
@@ -246,6 +281,9 @@ impl Classify for Error {
             Self::BackwardsWithPrior { .. } => {
                 vec![Violation::new("spec.run_backwards", self.to_string())]
             }
+            Self::TaskWithPrior { .. } => {
+                vec![Violation::new("spec.partitions_per_task", self.to_string())]
+            }
             Self::RestateOutside { .. } => vec![Violation::new("range", self.to_string())],
             Self::Catalog(error) => error.violations(),
             Self::Engine(error) => error.violations(),
@@ -254,6 +292,7 @@ impl Classify for Error {
             Self::Storage(error) => error.violations(),
             Self::NotFound { .. }
             | Self::NothingToRun { .. }
+            | Self::UpstreamKnowsMore { .. }
             | Self::Overlap { .. }
             | Self::PlanMoved { .. }
             | Self::RequestIdReused { .. }
@@ -280,6 +319,8 @@ impl Classify for Error {
             | Self::EmptyRange { .. }
             | Self::FromInFuture { .. }
             | Self::BackwardsWithPrior { .. }
+            | Self::TaskWithPrior { .. }
+            | Self::UpstreamKnowsMore { .. }
             | Self::RestateOutside { .. }
             | Self::StillActive { .. }
             | Self::NothingToRetry { .. }

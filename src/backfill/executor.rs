@@ -116,6 +116,7 @@ impl Executor {
             planner: Planner {
                 catalog: self.catalog,
                 store: self.store,
+                lake: self.lake.clone(),
                 default_max_active: self.config.default_max_active_partitions,
                 backfills: Arc::clone(&backfills),
                 finder,

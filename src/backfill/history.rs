@@ -35,11 +35,11 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Adds what a backfill that writes the table made of its partitions. **Cost**: its partitions.
-    pub(super) fn add_outcomes(&mut self, record: &Record, state: &State) {
+    /// Adds what a backfill whose transform at `place` writes the table made of its partitions. **Cost**: its partitions.
+    pub(super) fn add_outcomes(&mut self, record: &Record, state: &State, place: u32) {
         let backfill: Arc<str> = record.name.as_str().into();
         let runs = record.plan.partitions.iter().zip(&state.partitions);
-        for (planned, run) in runs {
+        for (planned, run) in runs.filter(|(planned, _)| planned.transform == place) {
             let Some(published) = outcome(run) else {
                 continue;
             };
@@ -58,14 +58,24 @@ impl History {
         }
     }
 
-    /// Adds how long a backfill that writes the table took. `revision` is the one that is planned. Later backfills come first.
-    pub(super) fn add_samples(&mut self, record: &Record, state: &State, revision: u32) {
-        let samples = if record.plan.revision == revision {
+    /// Adds how long a backfill whose transform at `place` writes the table took. `revision` is the one that is planned. Later
+    /// backfills come first.
+    pub(super) fn add_samples(
+        &mut self,
+        record: &Record,
+        state: &State,
+        place: u32,
+        revision: u32,
+    ) {
+        let ran = record.plan.transforms.get(place as usize);
+        let samples = if ran.is_some_and(|ran| ran.revision == revision) {
             &mut self.samples
         } else {
             &mut self.other_samples
         };
-        let taken = state.partitions.iter().rev().filter_map(took_micros);
+        let runs = record.plan.partitions.iter().zip(&state.partitions).rev();
+        let own = runs.filter(|(planned, _)| planned.transform == place);
+        let taken = own.filter_map(|(_, run)| took_micros(run));
         samples.extend(taken.take(SAMPLES.saturating_sub(samples.len())));
     }
 
@@ -113,6 +123,27 @@ pub struct Estimate {
     pub per_partition: Duration,
     /// Of all that would run.
     pub total: Duration,
+}
+
+impl Estimate {
+    /// Of several transforms: each with how many of its partitions run.
+    pub(super) fn together(estimates: &[(Self, usize)]) -> Option<Self> {
+        let count: usize = estimates.iter().map(|(_, run_count)| run_count).sum();
+        let work: Duration = estimates
+            .iter()
+            .map(|(one, run_count)| {
+                let run_count = u32::try_from(*run_count).unwrap_or(u32::MAX);
+                one.per_partition.saturating_mul(run_count)
+            })
+            .sum();
+        let ones = || estimates.iter().map(|(one, _)| one);
+        Some(Self {
+            sample_count: ones().map(|one| one.sample_count).sum(),
+            same_revision: ones().all(|one| one.same_revision),
+            per_partition: work.checked_div(u32::try_from(count).ok()?)?,
+            total: ones().map(|one| one.total).sum(),
+        })
+    }
 }
 
 /// Whether the partition was published; `None`: it came to no end that counts.

@@ -104,7 +104,7 @@ fn unreadable(backfill: &str, cause: String) -> Error {
 mod tests {
     use super::*;
     use crate::{
-        engine::{EntityRead, FileSet, Sight},
+        engine::{EntityRead, FileSet, Sight, TableRead},
         time::{Interval, ValidTime},
     };
 
@@ -131,6 +131,13 @@ mod tests {
                     file_count: 3,
                     digest: "00ff".to_owned(),
                 }),
+                tables: vec![TableRead {
+                    table: "hours".to_owned(),
+                    files: FileSet {
+                        file_count: 1,
+                        digest: "aa".to_owned(),
+                    },
+                }],
             },
         }
     }
@@ -142,7 +149,8 @@ mod tests {
         r#"{"entity_type":"station","sight":{"State":8},"attributes":["temp"],"valid_from":true,"valid_to":false},"#,
         r#"{"entity_type":"station","sight":{"States":{"from":5,"to":9}},"attributes":["temp"],"valid_from":true,"valid_to":false,"ids":[1,4294967295]},"#,
         r#"{"entity_type":"station","sight":{"Versions":{"from":5,"to":9}},"attributes":["temp"],"valid_from":true,"valid_to":false}"#,
-        r#"],"sources":["flights"],"prior":{"file_count":3,"digest":"00ff"}}}"#,
+        r#"],"sources":["flights"],"prior":{"file_count":3,"digest":"00ff"},"#,
+        r#""tables":[{"table":"hours","files":{"file_count":1,"digest":"aa"}}]}}"#,
     );
 
     #[test]

@@ -5,7 +5,7 @@
 //!
 //! | keyspace | key | value |
 //! |---|---|---|
-//! | `backfills` (large values) | `r/<name>` | format byte, JSON of the [`Record`] |
+//! | `backfills` (large values) | `r/<name>` | format byte, JSON of the [`Record`]; format 1 is the one transform of [`first_format`] |
 //! | | `s/<name>` | format byte, JSON of the [`State`] at its end: spares the fold of the log up to there |
 //! | | `q/<request id>` | the backfill's name |
 //! | `backfill_events` | `<name> 00 <sequence, u64 big-endian>` | format byte, JSON of the [`Event`] |
@@ -14,6 +14,8 @@
 //! events is the leftover of a creation that the server did not survive, and is removed.
 //!
 //! All calls block. **Durability**: what [`Journal::append`] and [`Journal::create`] wrote is on disk when they return.
+
+mod first_format;
 
 use std::collections::BTreeMap;
 
@@ -28,6 +30,8 @@ use super::{
 use crate::kv::{Database, Keyspace};
 
 const FORMAT: u8 = 1;
+/// Of records that hold several transforms.
+const RECORD_FORMAT: u8 = 2;
 /// Text of a failure that is kept: an event must fit one value.
 const MAX_MESSAGE_BYTES: usize = 2048;
 
@@ -57,7 +61,7 @@ impl Journal {
             .collect::<std::result::Result<_, _>>()?;
         for (key, bytes) in records {
             let name = String::from_utf8_lossy(key.get(2..).unwrap_or_default()).into_owned();
-            let record: Record = decode(&name, &bytes)?;
+            let record = decode_record(&name, &bytes)?;
             match self.load_state(&record)? {
                 Some(state) => backfills.push((record, state)),
                 None => self.records.remove_large(&key)?,
@@ -95,8 +99,9 @@ impl Journal {
         request_id: Option<&str>,
         events: &[Event],
     ) -> Result<()> {
+        let bytes = encode_as(RECORD_FORMAT, &record.name, record)?;
         self.records
-            .insert_large(&record_key(&record.name), &encode(&record.name, record)?)?;
+            .insert_large(&record_key(&record.name), &bytes)?;
         if let Some(request_id) = request_id {
             self.records
                 .insert_large(&request_key(request_id), record.name.as_bytes())?;
@@ -199,7 +204,11 @@ fn event_key(name: &str, sequence: u64) -> Vec<u8> {
 }
 
 fn encode(name: &str, value: &impl Serialize) -> Result<Vec<u8>> {
-    let mut bytes = vec![FORMAT];
+    encode_as(FORMAT, name, value)
+}
+
+fn encode_as(format: u8, name: &str, value: &impl Serialize) -> Result<Vec<u8>> {
+    let mut bytes = vec![format];
     serde_json::to_writer(&mut bytes, value).map_err(|error| Error::Journal {
         name: name.to_owned(),
         cause: error.to_string(),
@@ -220,6 +229,17 @@ fn decode<T: DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T> {
             "format {format} is not known to this version"
         ))),
         None => Err(unreadable("it is empty".to_owned())),
+    }
+}
+
+fn decode_record(name: &str, bytes: &[u8]) -> Result<Record> {
+    let unreadable = |error: serde_json::Error| Error::Journal {
+        name: name.to_owned(),
+        cause: error.to_string(),
+    };
+    match bytes.split_first() {
+        Some((&RECORD_FORMAT, json)) => serde_json::from_slice(json).map_err(unreadable),
+        _ => first_format::upgrade(decode(name, bytes)?).map_err(unreadable),
     }
 }
 
@@ -257,9 +277,15 @@ mod tests {
 
     #[test]
     fn what_the_first_version_wrote_is_read() {
-        let record: Record = serde_json::from_value(first_record()).expect("a record");
+        let bytes = encode("bf-1", &first_record()).expect("encoded");
+        let record = decode_record("bf-1", &bytes).expect("a record");
+        assert_eq!(record.spec.transforms[0].name, "t");
+        assert_eq!(record.plan.transforms[0].output_table, "t");
+        assert_eq!(record.plan.partitions_per_task, 1);
+        let again = encode_as(RECORD_FORMAT, "bf-1", &record).expect("encoded");
+        assert_eq!(decode_record("bf-1", &again).expect("a record"), record);
         assert_eq!(record.spec.reprocess, Reprocess::Completed);
-        assert_eq!(record.plan.retry.attempt_timeout, None);
+        assert_eq!(record.plan.transforms[0].retry.attempt_timeout, None);
         assert!(record.parent.is_none() && !record.plan.stop_on_first_failure);
 
         let state: State = serde_json::from_value(json!({

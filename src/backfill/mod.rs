@@ -1,8 +1,8 @@
 //! Backfills: planned, frozen, journalled, run partition by partition, published.
 //!
-//! Pure: `plan` (what would run), `history` (what ran before), `state` (how it stands), `decide` (what a command leads to),
-//! `slots` (who may start), `retry`. Durable: `journal`, `inputs` (what each attempt read). `stale` tells which published
-//! partitions would come out otherwise now. The
+//! Pure: `plan` (what would run), `upstream` (what partitions read of other transforms), `history` (what ran before), `state`
+//! (how it stands), `decide` (what a command leads to), `slots` (who may start), `retry`. Durable: `journal`, `inputs` (what
+//! each attempt read). `stale` tells which published partitions would come out otherwise now. The
 //! `actor` is the only writer: it journals first and acts after; `executor` starts it and speaks for it. `model` holds the words.
 //!
 //! Invariants: `PT-2` (all attempts of a partition read the same world: everything is frozen in the [`Record`]), `BF-1` (a
@@ -26,6 +26,7 @@ mod retry;
 mod slots;
 mod stale;
 mod state;
+mod upstream;
 mod watch;
 mod watch_all;
 
@@ -34,8 +35,9 @@ pub use error::Error;
 pub use executor::{Executor, ExecutorConfig, Handle, Planned, Restatement};
 pub use history::Estimate;
 pub use model::{
-    BackfillSpec, BackfillState, Change, DependencyShape, Event, FrozenSource, Knowledge, Parent,
-    PartitionChange, PartitionState, Plan, PlannedPartition, Record, Reprocess,
+    BackfillSpec, BackfillState, Change, DependencyShape, Event, FrozenSource, FrozenTable,
+    Knowledge, Parent, PartitionChange, PartitionState, Plan, PlannedPartition, Record, Reprocess,
+    TransformPlan, TransformRef,
 };
 pub use stale::{Differs, FileChange, StalePage, StalePartition, StaleQuery, StaleReason};
 pub use state::{Counts, PartitionRun, State};

@@ -46,10 +46,8 @@ impl fmt::Display for Knowledge {
 /// What a caller asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BackfillSpec {
-    /// The transform's name.
-    pub transform: String,
-    /// `None`: the latest.
-    pub revision: Option<u32>,
+    /// What to run, by name, each once; at least one.
+    pub transforms: Vec<TransformRef>,
     /// Start of the first partition.
     pub from: ValidTime,
     /// End of the last one, exclusive.
@@ -58,6 +56,9 @@ pub struct BackfillSpec {
     pub knowledge: Knowledge,
     /// `None`: the server's default.
     pub max_active_partitions: Option<u32>,
+    /// Neighbouring partitions that one task computes. `None`: one.
+    #[serde(default)]
+    pub partitions_per_task: Option<u32>,
     /// `None`: the transform's.
     pub max_attempts: Option<u32>,
     /// How long one attempt may take. `None`: as the transform says.
@@ -77,6 +78,15 @@ pub struct BackfillSpec {
     pub priority: i64,
     /// For people and filters.
     pub labels: BTreeMap<String, String>,
+}
+
+/// A transform to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransformRef {
+    /// Its name.
+    pub name: String,
+    /// `None`: the latest.
+    pub revision: Option<u32>,
 }
 
 /// Which partitions of a range run, by what earlier backfills of the transform made of them.
@@ -102,7 +112,7 @@ pub struct Parent {
     pub root: String,
 }
 
-/// How partitions depend on one another.
+/// How partitions of one transform depend on one another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DependencyShape {
     /// Not at all.
@@ -125,6 +135,9 @@ pub struct PlannedPartition {
     /// Why it runs, where only some do; `None`: it was asked for, or it does not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_reason: Option<String>,
+    /// The place of its transform in the plan.
+    #[serde(default)]
+    pub transform: u32,
 }
 
 /// A source as it was when the backfill was planned.
@@ -138,9 +151,26 @@ pub struct FrozenSource {
     pub files: Vec<SourceFile>,
 }
 
-/// What a backfill would do.
+/// Another transform's table as it was when the backfill was planned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
+pub struct FrozenTable {
+    /// Its name.
+    pub table: String,
+    /// How far before a partition's start it reaches, in microseconds.
+    pub lookback_micros: i64,
+    /// The length of its partitions.
+    pub grain: Grain,
+    /// Their zone.
+    pub zone: Tz,
+    /// The place in the plan of the transform that writes it; `None`: this backfill does not.
+    pub writer: Option<u32>,
+    /// What partitions that this backfill does not publish are read at; `None`: nothing was published.
+    pub snapshot_id: Option<i64>,
+}
+
+/// What a backfill would do with one of its transforms.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransformPlan {
     /// The transform's name.
     pub transform: String,
     /// Its revision.
@@ -151,26 +181,45 @@ pub struct Plan {
     pub grain: Grain,
     /// Their zone.
     pub zone: Tz,
-    /// As asked.
-    pub knowledge: Knowledge,
     /// How partitions depend on one another.
     pub shape: DependencyShape,
-    /// How many run at once.
-    pub max_active_partitions: u32,
     /// How they are retried, and how long each attempt may take.
     pub retry: RetryPolicy,
+    /// How many partitions it has in the plan.
+    pub partition_count: u32,
+    /// Ascending by input.
+    pub sources: Vec<FrozenSource>,
+    /// As in the definition.
+    #[serde(default)]
+    pub tables: Vec<FrozenTable>,
+}
+
+/// What a backfill would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Each after those whose tables it reads, otherwise by name; at least one.
+    pub transforms: Vec<TransformPlan>,
+    /// As asked.
+    pub knowledge: Knowledge,
+    /// How many tasks compute at once.
+    pub max_active_partitions: u32,
+    /// Neighbouring partitions that one task computes, at most.
+    #[serde(default = "one")]
+    pub partitions_per_task: u32,
     /// Nothing new starts once a partition failed for good.
     #[serde(default)]
     pub stop_on_first_failure: bool,
     /// The latest partition first.
     #[serde(default)]
     pub run_backwards: bool,
-    /// Ascending.
+    /// By end; of those that end together, in the order of `transforms`: none comes before one that it reads.
     pub partitions: Vec<PlannedPartition>,
-    /// Ascending by input.
-    pub sources: Vec<FrozenSource>,
     /// What would surprise.
     pub warnings: Vec<String>,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 /// A backfill's frozen part: written once, at creation.
@@ -307,6 +356,15 @@ pub struct PartitionChange {
     /// Of that attempt's data files.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub bytes_written: u64,
+    /// Most working memory that its query had reserved at once.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub peak_memory_bytes: u64,
+    /// RUNNING: how long it waited for a slot.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub slot_wait_micros: u64,
+    /// When it began to compute, if its task computed others before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began_at_micros: Option<i64>,
     /// When its rows were computed and staged; from then on it waited for its commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staged_at_micros: Option<i64>,
@@ -339,6 +397,9 @@ impl PartitionChange {
             rows_read: 0,
             rows_written: 0,
             bytes_written: 0,
+            peak_memory_bytes: 0,
+            slot_wait_micros: 0,
+            began_at_micros: None,
             staged_at_micros: None,
             message: None,
             retry_at_micros: None,

@@ -1,23 +1,27 @@
 //! What a backfill would do: pure. One code path for planning and for creating.
 
-use sha2::{Digest, Sha256};
+mod whole;
 
 use super::{
     Error, Result,
     history::History,
     model::{
         BackfillSpec, DependencyShape, FrozenSource, Knowledge, Plan, PlannedPartition, Reprocess,
+        TransformPlan,
     },
     stale::{Standing, Standings},
+    upstream::{self, TableKnowledge},
 };
 use crate::{
     catalog::Transform,
     engine::PinnedSource,
-    time::{Interval, Partition, SysTime, ValidTime},
+    time::{Interval, MAX_PARTITIONS, Partition, SysTime, ValidTime},
 };
 
 /// Most partitions that may run at once.
 pub(super) const MAX_ACTIVE_PARTITIONS: u32 = 64;
+/// Most partitions that one task computes.
+const MAX_PARTITIONS_PER_TASK: u32 = 1_000;
 /// Most tries of one partition.
 const MAX_ATTEMPTS: u32 = 100;
 /// Most labels of a backfill, and the longest key or value.
@@ -34,14 +38,18 @@ pub(super) struct EntityKnowledge {
     pub(super) first_known: Option<SysTime>,
 }
 
-/// All that a plan is made of.
+/// All that a plan of one transform is made of.
 #[derive(Debug)]
 pub(super) struct PlanInput<'a> {
     pub(super) spec: &'a BackfillSpec,
     pub(super) transform: &'a Transform,
+    /// Its place in the plan: it comes after those whose tables it reads.
+    pub(super) place: u32,
     /// All files of each source.
     pub(super) sources: Vec<PinnedSource>,
     pub(super) entities: Vec<EntityKnowledge>,
+    /// By table input.
+    pub(super) tables: Vec<TableKnowledge>,
     /// What earlier backfills made of the output's partitions.
     pub(super) history: &'a History,
     /// How the published partitions stand, by start. Only for [`Reprocess::Stale`].
@@ -53,61 +61,123 @@ pub(super) struct PlanInput<'a> {
     pub(super) default_max_active: u32,
 }
 
-/// Makes the plan.
+impl PlanInput<'_> {
+    pub(super) fn shape(&self) -> DependencyShape {
+        match self.transform.spec.prior {
+            Some(_) => DependencyShape::Sequential,
+            None => DependencyShape::Independent,
+        }
+    }
+}
+
+/// Makes the plan. `inputs`: of each transform, upstream first; at least one.
 ///
 /// # Errors
-/// A field of the spec that is out of its bounds, or a range that is not made of partitions, by its field path.
-pub(super) fn make(input: &PlanInput<'_>) -> Result<Plan> {
+/// A field of the spec that is out of its bounds, or a range that is not made of partitions, by its field path;
+/// [`Error::UpstreamKnowsMore`].
+pub(super) fn make(inputs: &[PlanInput<'_>]) -> Result<Plan> {
+    let Some(first) = inputs.first() else {
+        return Err(Error::invalid("spec.transform", "it is required"));
+    };
+    let spec = first.spec;
+    check_bounds(spec)?;
+    check_order(inputs)?;
+    check_aligned(inputs)?;
+    if spec.from.micros() > first.now_micros {
+        return Err(Error::FromInFuture {
+            from: spec.from,
+            now: ValidTime::from_micros(first.now_micros),
+        });
+    }
+    let mut partitions: Vec<PlannedPartition> = Vec::new();
+    let mut warnings = Vec::new();
+    let mut transforms = Vec::new();
+    for input in inputs {
+        let slices = slices(spec, input.transform, inputs.len() > 1)?;
+        let mut own: Vec<_> = slices
+            .into_iter()
+            .map(|partition| planned(input, partition))
+            .collect();
+        leave_out(input, &partitions, &mut own);
+        upstream::check_knowledge(input, &partitions, &own)?;
+        let name = (inputs.len() > 1).then_some(&input.transform.spec.name);
+        let found = self::warnings(input, &own);
+        let found = found
+            .into_iter()
+            .chain(upstream::warnings(input, &partitions, &own));
+        warnings.extend(found.map(|text| match name {
+            Some(name) => format!("{name}: {text}"),
+            None => text,
+        }));
+        transforms.push(transform_plan(input, &own));
+        partitions.append(&mut own);
+    }
+    if partitions.len() > MAX_PARTITIONS {
+        return Err(Error::invalid(
+            "spec.to",
+            format!(
+                "the range holds {} partitions of all transforms together, of {MAX_PARTITIONS} at most",
+                partitions.len()
+            ),
+        ));
+    }
+    partitions.sort_by_key(|planned| (planned.partition.end, planned.transform));
+    let max_active_partitions = match (first.shape(), inputs.len()) {
+        (DependencyShape::Sequential, 1) => 1,
+        (DependencyShape::Sequential | DependencyShape::Independent, _) => spec
+            .max_active_partitions
+            .unwrap_or(first.default_max_active),
+    };
+    Ok(Plan {
+        transforms,
+        knowledge: spec.knowledge,
+        max_active_partitions,
+        partitions_per_task: spec.partitions_per_task.unwrap_or(1),
+        stop_on_first_failure: spec.stop_on_first_failure,
+        run_backwards: spec.run_backwards,
+        partitions,
+        warnings,
+    })
+}
+
+fn transform_plan(input: &PlanInput<'_>, partitions: &[PlannedPartition]) -> TransformPlan {
     let PlanInput {
         spec, transform, ..
     } = input;
-    check_bounds(spec)?;
-    let shape = match transform.spec.prior {
-        Some(_) => DependencyShape::Sequential,
-        None => DependencyShape::Independent,
-    };
-    if spec.run_backwards && shape == DependencyShape::Sequential {
-        return Err(Error::BackwardsWithPrior {
-            transform: transform.spec.name.clone(),
-        });
-    }
-    let slices = slices(spec, transform)?;
-    if spec.from.micros() > input.now_micros {
-        return Err(Error::FromInFuture {
-            from: spec.from,
-            now: ValidTime::from_micros(input.now_micros),
-        });
-    }
-    let mut partitions: Vec<_> = slices
-        .into_iter()
-        .map(|partition| planned(input, partition))
-        .collect();
-    leave_out(input, shape, &mut partitions);
-    let max_active_partitions = match shape {
-        DependencyShape::Sequential => 1,
-        DependencyShape::Independent => spec
-            .max_active_partitions
-            .unwrap_or(input.default_max_active),
-    };
     let mut retry = transform.spec.retry;
     retry.max_attempts = spec.max_attempts.unwrap_or(retry.max_attempts);
     retry.attempt_timeout = spec.attempt_timeout.or(retry.attempt_timeout);
-    Ok(Plan {
+    TransformPlan {
         transform: transform.spec.name.clone(),
         revision: transform.revision,
         output_table: transform.spec.output_table.clone(),
         grain: transform.spec.grain,
         zone: transform.spec.zone,
-        knowledge: spec.knowledge,
-        shape,
-        max_active_partitions,
+        shape: input.shape(),
         retry,
-        stop_on_first_failure: spec.stop_on_first_failure,
-        run_backwards: spec.run_backwards,
-        warnings: warnings(input, shape, &partitions),
-        sources: frozen_sources(input, &partitions),
-        partitions,
-    })
+        partition_count: u32::try_from(partitions.len()).unwrap_or(u32::MAX),
+        sources: frozen_sources(input, partitions),
+        tables: input.tables.iter().map(TableKnowledge::freeze).collect(),
+    }
+}
+
+/// What `prior` does not go with.
+fn check_order(inputs: &[PlanInput<'_>]) -> Result<()> {
+    let mut with_prior = inputs
+        .iter()
+        .filter(|input| input.shape() == DependencyShape::Sequential);
+    let Some(first) = with_prior.next() else {
+        return Ok(());
+    };
+    let transform = first.transform.spec.name.clone();
+    if first.spec.run_backwards {
+        return Err(Error::BackwardsWithPrior { transform });
+    }
+    let all = with_prior.count() + 1 == inputs.len();
+    match first.spec.partitions_per_task {
+        Some(count) if count > 1 && all => Err(Error::TaskWithPrior { transform, count }),
+        Some(_) | None => Ok(()),
+    }
 }
 
 fn check_bounds(spec: &BackfillSpec) -> Result<()> {
@@ -117,6 +187,14 @@ fn check_bounds(spec: &BackfillSpec) -> Result<()> {
         return Err(Error::invalid(
             "spec.max_active_partitions",
             format!("{count} is not in 1 to {MAX_ACTIVE_PARTITIONS}"),
+        ));
+    }
+    if let Some(count) = spec.partitions_per_task
+        && !(1..=MAX_PARTITIONS_PER_TASK).contains(&count)
+    {
+        return Err(Error::invalid(
+            "spec.partitions_per_task",
+            format!("{count} is not in 1 to {MAX_PARTITIONS_PER_TASK}"),
         ));
     }
     if let Some(count) = spec.max_attempts
@@ -159,28 +237,49 @@ fn check_bounds(spec: &BackfillSpec) -> Result<()> {
     Ok(())
 }
 
-fn slices(spec: &BackfillSpec, transform: &Transform) -> Result<Vec<Partition>> {
+/// The range must start and end at a boundary of some transform's calendar.
+fn check_aligned(inputs: &[PlanInput<'_>]) -> Result<()> {
+    let Some(first) = inputs.first() else {
+        return Ok(());
+    };
+    let spec = first.spec;
     if spec.from >= spec.to {
         return Err(Error::EmptyRange {
             from: spec.from,
             to: spec.to,
         });
     }
-    let calendar = transform.spec.calendar();
     for (field, instant) in [("spec.from", spec.from), ("spec.to", spec.to)] {
+        let mut calendars = inputs.iter().map(|input| input.transform.spec.calendar());
+        if calendars.any(|calendar| calendar.is_boundary(instant)) {
+            continue;
+        }
         // A range up to the instant itself fails for the same reason, and says which boundaries are nearest.
-        if !calendar.is_boundary(instant)
-            && let Err(error) = calendar.partitions(instant, instant.saturating_add_micros(1))
-        {
-            return Err(Error::Calendar { field, error });
+        let calendar = first.transform.spec.calendar();
+        calendar
+            .partitions(instant, instant.saturating_add_micros(1))
+            .map_err(|error| Error::Calendar { field, error })?;
+    }
+    Ok(())
+}
+
+/// The transform's partitions in the range; with `within`, those that lie wholly in it, which may be none.
+fn slices(spec: &BackfillSpec, transform: &Transform, within: bool) -> Result<Vec<Partition>> {
+    let calendar = transform.spec.calendar();
+    let failed = |error| Error::Calendar {
+        field: "spec.to",
+        error,
+    };
+    let (mut from, mut to) = (spec.from, spec.to);
+    if within {
+        let first = calendar.partition_containing(from).map_err(failed)?;
+        from = if first.start == from { from } else { first.end };
+        to = calendar.partition_containing(to).map_err(failed)?.start;
+        if from >= to {
+            return Ok(Vec::new());
         }
     }
-    calendar
-        .partitions(spec.from, spec.to)
-        .map_err(|error| Error::Calendar {
-            field: "spec.to",
-            error,
-        })
+    calendar.partitions(from, to).map_err(failed)
 }
 
 fn planned(input: &PlanInput<'_>, partition: Partition) -> PlannedPartition {
@@ -204,6 +303,7 @@ fn planned(input: &PlanInput<'_>, partition: Partition) -> PlannedPartition {
         partition,
         basis,
         run_reason: None,
+        transform: input.place,
     }
 }
 
@@ -217,18 +317,23 @@ fn skip_reason(input: &PlanInput<'_>, partition: &Partition, basis: SysTime) -> 
     None
 }
 
-/// Leaves out what `reprocess` does not ask for. Where each partition reads the earlier ones' output, all that follow the
-/// first that runs are run too.
-fn leave_out(input: &PlanInput<'_>, shape: DependencyShape, partitions: &mut [PlannedPartition]) {
+/// Leaves out what `reprocess` does not ask for. What reads the output of a partition that runs is run too: of another
+/// transform of `upstream`, and where each partition reads the earlier ones' output, all that follow the first that runs.
+fn leave_out(
+    input: &PlanInput<'_>,
+    upstream: &[PlannedPartition],
+    partitions: &mut [PlannedPartition],
+) {
     if input.spec.reprocess == Reprocess::Stale {
-        return leave_out_unless_stale(input, shape, partitions);
+        return leave_out_unless_stale(input, upstream, partitions);
     }
     for planned in partitions {
         if planned.skip_reason.is_some() {
             continue;
         }
-        let reason = reason_to_leave_out(input, planned);
-        if reason.is_none() && shape == DependencyShape::Sequential {
+        let reason = reason_to_leave_out(input, planned)
+            .filter(|_| !upstream::reads_one_that_runs(input, upstream, planned));
+        if reason.is_none() && input.shape() == DependencyShape::Sequential {
             return;
         }
         planned.skip_reason = reason;
@@ -238,7 +343,7 @@ fn leave_out(input: &PlanInput<'_>, shape: DependencyShape, partitions: &mut [Pl
 /// Leaves out what is not published, and what is up to date unless it reads what runs.
 fn leave_out_unless_stale(
     input: &PlanInput<'_>,
-    shape: DependencyShape,
+    upstream: &[PlannedPartition],
     partitions: &mut [PlannedPartition],
 ) {
     let mut earlier_runs = false;
@@ -246,12 +351,14 @@ fn leave_out_unless_stale(
         if planned.skip_reason.is_some() {
             continue;
         }
-        let reads_what_runs = shape == DependencyShape::Sequential && earlier_runs;
+        let reads_earlier = input.shape() == DependencyShape::Sequential && earlier_runs;
+        let reads_what_runs =
+            reads_earlier || upstream::reads_one_that_runs(input, upstream, planned);
         match input.standings.get(&planned.partition.start) {
             None => planned.skip_reason = Some("no backfill published it yet".to_owned()),
             Some(Standing::Stale(reason)) => planned.run_reason = Some(reason.clone()),
             Some(Standing::UpToDate { .. }) if reads_what_runs => {
-                planned.run_reason = Some("an earlier partition, which it reads, runs".to_owned());
+                planned.run_reason = Some("a partition that it reads runs".to_owned());
             }
             Some(Standing::UpToDate { backfill }) => {
                 planned.skip_reason = Some(format!("it is up to date: {backfill} published it"));
@@ -300,11 +407,7 @@ fn frozen_sources(input: &PlanInput<'_>, partitions: &[PlannedPartition]) -> Vec
         .collect()
 }
 
-fn warnings(
-    input: &PlanInput<'_>,
-    shape: DependencyShape,
-    partitions: &[PlannedPartition],
-) -> Vec<String> {
+fn warnings(input: &PlanInput<'_>, partitions: &[PlannedPartition]) -> Vec<String> {
     let running: Vec<_> = partitions
         .iter()
         .filter(|planned| planned.skip_reason.is_none())
@@ -355,7 +458,23 @@ fn warnings(
             partitions.len()
         ));
     }
-    if shape == DependencyShape::Sequential && !running.is_empty() {
+    if partitions.is_empty() {
+        warnings.push(format!(
+            "no {} partition lies wholly in the range",
+            input.transform.spec.grain
+        ));
+    }
+    let one_per_task = input
+        .spec
+        .partitions_per_task
+        .is_none_or(|count| count == 1);
+    if input.shape() == DependencyShape::Sequential && !one_per_task {
+        warnings.push(
+            "each partition reads what the earlier ones wrote, so its tasks hold one partition each"
+                .to_owned(),
+        );
+    }
+    if input.shape() == DependencyShape::Sequential && !running.is_empty() {
         warnings.extend(later_readers(input));
     }
     warnings
@@ -370,76 +489,4 @@ fn later_readers(input: &PlanInput<'_>) -> Option<String> {
         "published partitions after the range read what it changes: {count}, from {first} to the one that starts at {last}; \
          let the range reach over them to bring them up to date"
     ))
-}
-
-impl Plan {
-    /// Names everything in the plan: equal plans have equal hashes.
-    ///
-    /// # Errors
-    /// The plan cannot be encoded.
-    pub fn hash(&self) -> Result<String> {
-        let bytes = serde_json::to_vec(self).map_err(|error| Error::Journal {
-            name: self.transform.clone(),
-            cause: error.to_string(),
-        })?;
-        let digest = Sha256::digest(&bytes);
-        Ok(digest
-            .iter()
-            .take(12)
-            .map(|byte| format!("{byte:02x}"))
-            .collect())
-    }
-
-    /// When source rows must have become available for `planned` to read them. As known now, all that came in did: the
-    /// latest basis says when the entity store last learned something, and nothing of the sources.
-    pub(super) fn available_by(&self, planned: &PlannedPartition) -> Option<SysTime> {
-        match self.knowledge {
-            Knowledge::AsKnownThen { .. } | Knowledge::AtBasis(_) => Some(planned.basis),
-            Knowledge::AsKnownNow => None,
-        }
-    }
-
-    /// Whether this and `other` may not be active at the same time. Two active backfills may not write the same partitions of
-    /// a table. Those of a transform that reads its own output may not run beside each other at all: what one reads, the
-    /// other writes.
-    pub(super) fn collides_with(&self, other: &Self) -> bool {
-        self.output_table == other.output_table
-            && (self.shape == DependencyShape::Sequential || other.range().overlaps(&self.range()))
-    }
-
-    /// Why nothing would run; `None`: something would.
-    pub(super) fn why_nothing_runs(&self) -> Option<String> {
-        if self.run_count() > 0 {
-            return None;
-        }
-        let mut reasons = self
-            .partitions
-            .iter()
-            .filter_map(|planned| Some((planned, planned.skip_reason.as_deref()?)));
-        let Some((first, reason)) = reasons.next() else {
-            return Some("the range holds no partition".to_owned());
-        };
-        let mut text = format!("partition {}: {reason}", first.partition.label);
-        if let Some((last, reason)) = reasons.next_back() {
-            let count = self.partitions.len();
-            text += &format!("; of {count}, the last, {}: {reason}", last.partition.label);
-        }
-        Some(text)
-    }
-
-    /// How many partitions run.
-    pub fn run_count(&self) -> usize {
-        self.partitions
-            .iter()
-            .filter(|planned| planned.skip_reason.is_none())
-            .count()
-    }
-
-    /// The valid time of all partitions together.
-    pub fn range(&self) -> Interval<ValidTime> {
-        match (self.partitions.first(), self.partitions.last()) {
-            (Some(first), Some(last)) => Interval::new(first.partition.start, last.partition.end),
-            _ => Interval::new(ValidTime::from_micros(0), ValidTime::from_micros(0)),
-        }
-    }
 }

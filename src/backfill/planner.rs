@@ -3,17 +3,22 @@
 use std::sync::Arc;
 
 use super::{
-    Result,
+    Error, Result,
     blocking::blocking,
     executor::Backfills,
     history::{Estimate, History},
-    model::{BackfillSpec, FrozenSource, Knowledge, Plan, Reprocess},
+    model::{
+        BackfillSpec, FrozenSource, Knowledge, PartitionState, Plan, Record, Reprocess,
+        TransformPlan,
+    },
     plan::{self, EntityKnowledge, PlanInput},
     stale::{Finder, Scope, Standings},
+    upstream::{Publication, Published, TableKnowledge},
 };
 use crate::{
-    catalog::{Catalog, Transform},
-    engine::{PinnedEntity, PinnedInputs, PinnedSource, source},
+    catalog::{self, Catalog, Transform},
+    engine::{PinnedEntity, PinnedInputs, PinnedSource, PinnedTable, source},
+    lake::{self, Lake},
     store::Store,
     time::{Interval, SysTime},
 };
@@ -23,6 +28,7 @@ use crate::{
 pub(super) struct Planner {
     pub(super) catalog: Catalog,
     pub(super) store: Store,
+    pub(super) lake: Lake,
     pub(super) default_max_active: u32,
     pub(super) backfills: Backfills,
     pub(super) finder: Finder,
@@ -42,38 +48,122 @@ pub struct Planned {
 impl Planner {
     /// Plans `spec`. The bases of the plan are stable from then on.
     pub(super) async fn plan(&self, spec: &BackfillSpec) -> Result<Planned> {
-        let transform = self.catalog.transform(&spec.transform, spec.revision)?;
+        let transforms = self.transforms(spec)?;
         let pinned = match spec.knowledge {
             Knowledge::AtBasis(basis) => Some(basis),
             Knowledge::AsKnownNow | Knowledge::AsKnownThen { .. } => None,
         };
         let latest_basis = self.store.pin(pinned).await?;
-        let sources = self.list_sources(&transform).await?;
-        let history = self.history(&transform, spec.reprocess);
-        let standings = match spec.reprocess {
-            Reprocess::Stale => self.standings(&transform, spec, latest_basis).await?,
-            Reprocess::None | Reprocess::Failed | Reprocess::Completed => Standings::new(),
-        };
-        let input = PlanInput {
-            spec,
-            transform: &transform,
-            entities: self.entity_knowledge(&transform)?,
-            sources,
-            history: &history,
-            standings: &standings,
-            // A clock that stepped back does not put what is known into the future.
-            now_micros: self.store.now().micros(),
-            latest_basis,
-            default_max_active: self.default_max_active,
-        };
-        let plan = plan::make(&input)?;
+        let histories: Vec<_> = transforms
+            .iter()
+            .map(|transform| self.history(transform, spec.reprocess))
+            .collect();
+        let none = Standings::new();
+        let mut standings = Vec::new();
+        for transform in &transforms {
+            standings.push(match spec.reprocess {
+                Reprocess::Stale => self.standings(transform, spec, latest_basis).await?,
+                Reprocess::None | Reprocess::Failed | Reprocess::Completed => Standings::new(),
+            });
+        }
+        let mut inputs = Vec::new();
+        for (place, (transform, history)) in (0u32..).zip(transforms.iter().zip(&histories)) {
+            let standings = standings.get(place as usize).unwrap_or(&none);
+            inputs.push(PlanInput {
+                spec,
+                transform,
+                place,
+                entities: self.entity_knowledge(transform)?,
+                sources: self.list_sources(transform).await?,
+                tables: self.table_knowledge(transform, &transforms).await?,
+                history,
+                standings,
+                // A clock that stepped back does not put what is known into the future.
+                now_micros: self.store.now().micros(),
+                latest_basis,
+                default_max_active: self.default_max_active,
+            });
+        }
+        let plan = plan::make(&inputs)?;
         self.check_files(&plan).await?;
         self.pin_latest_of(&plan).await?;
         Ok(Planned {
-            estimate: history.estimate(plan.run_count(), plan.max_active_partitions),
+            estimate: estimate(&plan, &histories),
             in_the_way: self.in_the_way(&plan),
             plan,
         })
+    }
+
+    /// The revisions that `spec` names, each after those whose tables it reads.
+    fn transforms(&self, spec: &BackfillSpec) -> Result<Vec<Arc<Transform>>> {
+        let mut named = Vec::new();
+        for (index, one) in spec.transforms.iter().enumerate() {
+            let twice = spec.transforms.iter().take(index);
+            if twice.clone().any(|other| other.name == one.name) {
+                return Err(Error::invalid(
+                    "spec.transforms",
+                    format!("transform {:?} is named twice", one.name),
+                ));
+            }
+            named.push(self.catalog.transform(&one.name, one.revision)?);
+        }
+        let specs: Vec<_> = named.iter().map(|transform| &transform.spec).collect();
+        let order = catalog::upstream_first(&specs)?;
+        named.sort_by_key(|transform| order.iter().position(|name| *name == transform.spec.name));
+        Ok(named)
+    }
+
+    /// What is known of the tables that `transform` reads. `all`: what the backfill runs.
+    async fn table_knowledge(
+        &self,
+        transform: &Transform,
+        all: &[Arc<Transform>],
+    ) -> Result<Vec<TableKnowledge>> {
+        let mut tables = Vec::new();
+        for input in &transform.spec.tables {
+            let writer = self.writer_of(&input.table)?;
+            let place = all.iter().position(|one| one.spec.name == writer.spec.name);
+            let (lake, table) = (self.lake.clone(), input.table.clone());
+            let snapshot_id = blocking(move || match lake.current_snapshot_id(&table) {
+                // A table is made by the first backfill that writes it.
+                Err(lake::Error::TableNotFound { .. }) => Ok(None),
+                found => Ok(found?),
+            })
+            .await?;
+            tables.push(TableKnowledge {
+                input: input.clone(),
+                grain: writer.spec.grain,
+                zone: writer.spec.zone,
+                writer: place.and_then(|place| u32::try_from(place).ok()),
+                snapshot_id,
+                published: self.published(&input.table),
+            });
+        }
+        Ok(tables)
+    }
+
+    /// Which partitions of a table are published, and who did it.
+    fn published(&self, table: &str) -> Published {
+        let mut published = Published::default();
+        for watched in self.backfills.read().values() {
+            let plan = &watched.record.plan;
+            let Some(place) = place_of(&watched.record, table) else {
+                continue;
+            };
+            let state = watched.visible.read();
+            for (planned, run) in plan.partitions.iter().zip(&state.partitions) {
+                if planned.transform != place || run.state != PartitionState::Succeeded {
+                    continue;
+                }
+                let publication = Publication {
+                    backfill: watched.record.name.clone(),
+                    basis: planned.basis,
+                    end_micros: run.end_micros.unwrap_or(0),
+                };
+                published.add(planned.partition.start, publication);
+            }
+        }
+        published
     }
 
     /// What earlier backfills made of the transform's table.
@@ -82,13 +172,13 @@ impl Planner {
         let tells_outcomes = reprocess != Reprocess::Completed || transform.spec.prior.is_some();
         let mut history = History::default();
         for watched in self.backfills.read().values().rev() {
-            if watched.record.plan.output_table != transform.spec.output_table {
+            let Some(place) = place_of(&watched.record, &transform.spec.output_table) else {
                 continue;
-            }
+            };
             let state = watched.visible.read();
-            history.add_samples(&watched.record, &state, transform.revision);
+            history.add_samples(&watched.record, &state, place, transform.revision);
             if tells_outcomes {
-                history.add_outcomes(&watched.record, &state);
+                history.add_outcomes(&watched.record, &state, place);
             }
         }
         history
@@ -121,7 +211,7 @@ impl Planner {
             .values()
             .filter(|watched| {
                 !watched.visible.read().state.is_terminal()
-                    && plan.collides_with(&watched.record.plan)
+                    && plan.collides_with(&watched.record.plan).is_some()
             })
             .map(|watched| watched.record.name.clone())
             .collect()
@@ -157,7 +247,7 @@ impl Planner {
 
     /// Sees that the files which would be opened still have the source's columns.
     async fn check_files(&self, plan: &Plan) -> Result<()> {
-        for frozen in &plan.sources {
+        for frozen in plan.transforms.iter().flat_map(|one| &one.sources) {
             let declared = self.catalog.source(&frozen.source)?;
             let files = frozen.files.clone();
             blocking(move || Ok(source::check_columns(&declared, files.iter())?)).await?;
@@ -179,8 +269,15 @@ impl Planner {
         Ok(())
     }
 
-    /// What the frozen names of a plan mean.
-    pub(super) fn inputs(&self, plan: &Plan) -> Result<PinnedInputs> {
+    /// What the frozen names of a plan mean, by transform.
+    pub(super) fn inputs(&self, plan: &Plan) -> Result<Vec<Arc<PinnedInputs>>> {
+        let transforms = plan.transforms.iter();
+        transforms
+            .map(|one| self.inputs_of(one).map(Arc::new))
+            .collect()
+    }
+
+    fn inputs_of(&self, plan: &TransformPlan) -> Result<PinnedInputs> {
         let transform = self
             .catalog
             .transform(&plan.transform, Some(plan.revision))?;
@@ -213,9 +310,56 @@ impl Planner {
             });
         }
         Ok(PinnedInputs {
+            tables: self.tables(&transform)?,
             transform,
             sources,
             entities,
         })
+    }
+
+    /// Other transforms' tables, with the columns that they had when `transform` was registered.
+    fn tables(&self, transform: &Transform) -> Result<Vec<PinnedTable>> {
+        let inputs = transform.spec.tables.iter();
+        let mut tables = Vec::new();
+        for (input, revision) in inputs.zip(&transform.table_revisions) {
+            let writer = self.writer_of(&input.table)?;
+            let seen = self.catalog.transform(&writer.spec.name, Some(*revision))?;
+            tables.push(PinnedTable {
+                table: input.table.clone(),
+                columns: seen.columns.clone(),
+            });
+        }
+        Ok(tables)
+    }
+
+    /// The transform that writes `table`.
+    fn writer_of(&self, table: &str) -> Result<Arc<Transform>> {
+        self.catalog.writer_of(table).ok_or_else(|| {
+            catalog::Error::TransformNotFound {
+                name: table.to_owned(),
+            }
+            .into()
+        })
+    }
+}
+
+/// The place of the transform that writes `table` in a backfill.
+fn place_of(record: &Record, table: &str) -> Option<u32> {
+    let mut transforms = (0u32..).zip(&record.plan.transforms);
+    let found = transforms.find(|(_, one)| one.output_table == table);
+    found.map(|(place, _)| place)
+}
+
+/// How long a plan would take; `None`: nothing is known of one of its transforms.
+fn estimate(plan: &Plan, histories: &[History]) -> Option<Estimate> {
+    let mut estimates = Vec::new();
+    for (place, history) in (0u32..).zip(histories) {
+        let run_count = plan.run_count_of(place);
+        let one = history.estimate(run_count, plan.max_active_partitions)?;
+        estimates.push((one, run_count));
+    }
+    match estimates.as_slice() {
+        [(only, _)] => Some(*only),
+        several => Estimate::together(several),
     }
 }

@@ -6,7 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{Result, blocking::blocking, decide::PublishedAttempt, model::Record};
+use super::{
+    Result,
+    blocking::blocking,
+    decide::{Cost, PublishedAttempt},
+    model::Record,
+};
 use crate::{
     catalog::{ColumnDef, Transform},
     engine,
@@ -25,6 +30,7 @@ pub(super) struct PublishItem {
     pub(super) rows_read: u64,
     pub(super) rows_written: u64,
     pub(super) staged_at_micros: i64,
+    pub(super) cost: Cost,
     pub(super) staged: Staged,
 }
 
@@ -151,33 +157,42 @@ impl Publisher {
         .await
     }
 
-    /// The attempts of a backfill that its table holds.
+    /// The attempts of a backfill that its tables hold.
     pub(super) async fn published_attempts(
         &self,
         record: &Record,
     ) -> Result<Vec<PublishedAttempt>> {
         let lake = self.lake.clone();
-        let table = record.plan.output_table.clone();
+        let tables = tables(record);
         let backfill = record.name.clone();
-        let found = blocking(move || Ok(lake.published_by(&table, &backfill)?)).await?;
+        let found = blocking(move || {
+            let found = tables
+                .iter()
+                .map(|table| lake.published_by(table, &backfill));
+            Ok(found.collect::<lake::Result<Vec<_>>>()?)
+        })
+        .await?;
         let index_of: HashMap<_, _> = record
             .plan
             .partitions
             .iter()
             .zip(0u32..)
-            .map(|(planned, index)| (planned.partition.start, index))
+            .map(|(planned, index)| ((planned.transform, planned.partition.start), index))
             .collect();
+        let found = (0u32..)
+            .zip(found)
+            .flat_map(|(place, found)| found.into_iter().map(move |found| (place, found)));
         Ok(found
-            .into_iter()
-            .filter_map(|found| {
+            .filter_map(|(place, found)| {
                 Some(PublishedAttempt {
-                    index: *index_of.get(&found.partition_start)?,
+                    index: *index_of.get(&(place, found.partition_start))?,
                     attempt: found.attempt,
                     rows_read: found.rows_read,
                     rows_written: found.rows_written,
                     bytes_written: 0,
                     staged_at_micros: None,
                     snapshot_id: found.snapshot_id,
+                    cost: Cost::default(),
                 })
             })
             .collect())
@@ -189,10 +204,12 @@ impl Publisher {
         record: &Record,
     ) -> impl Future<Output = Result<()>> + Send + use<> {
         let lake = self.lake.clone();
-        let table = record.plan.output_table.clone();
+        let tables = tables(record);
         let backfill = record.name.clone();
         blocking(move || {
-            lake.remove_leftovers(&table, &backfill, &HashSet::new())?;
+            for table in tables {
+                lake.remove_leftovers(&table, &backfill, &HashSet::new())?;
+            }
             Ok(())
         })
     }
@@ -204,6 +221,12 @@ impl Publisher {
             tracing::warn!(%error, "cannot remove staged files; they are removed when the backfill ends");
         }
     }
+}
+
+/// The tables that a backfill writes, by the place of their transforms.
+pub(super) fn tables(record: &Record) -> Vec<String> {
+    let transforms = record.plan.transforms.iter();
+    transforms.map(|one| one.output_table.clone()).collect()
 }
 
 async fn commit(lake: Lake, table: String, owner: Owner, items: Vec<PublishItem>) -> PublishDone {

@@ -5,9 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::model::{
-    BackfillState, Change, DependencyShape, Event, PartitionChange, PartitionState, Plan, Record,
-};
+use super::model::{BackfillState, Change, Event, PartitionChange, PartitionState, Plan, Record};
 
 /// Staged partitions that may wait to be published before no more attempts start.
 const MAX_STAGED: usize = 64;
@@ -68,6 +66,16 @@ pub struct State {
     pub(super) pending: BTreeSet<u32>,
     /// Indices whose attempt is under way.
     pub(super) running: BTreeSet<u32>,
+    /// When each of `pending` became free to run, in microseconds since the Unix epoch. Not journalled: after a restart they
+    /// wait from then on.
+    #[serde(skip)]
+    pub(super) ready_micros: BTreeMap<u32, i64>,
+    /// Attempts that compute, by partition, with the first partition of their task. Not journalled: a restart ends them.
+    #[serde(skip)]
+    computing: BTreeMap<u32, u32>,
+    /// How many attempts of each task still compute.
+    #[serde(skip)]
+    tasks: BTreeMap<u32, u32>,
     /// Of `running`: computed, and waiting to be published. Not journalled: after a restart they are computed again.
     #[serde(skip)]
     pub(super) staged: BTreeSet<u32>,
@@ -79,8 +87,6 @@ pub struct State {
 impl State {
     /// The state before the first event.
     pub(super) fn new(record: &Record) -> Self {
-        let sequential = record.plan.shape == DependencyShape::Sequential;
-        let mut first_to_run = true;
         let mut state = Self {
             state: BackfillState::Pending,
             partitions: Vec::with_capacity(record.plan.partitions.len()),
@@ -93,18 +99,20 @@ impl State {
             counts: Counts::new(),
             pending: BTreeSet::new(),
             running: BTreeSet::new(),
+            ready_micros: BTreeMap::new(),
+            computing: BTreeMap::new(),
+            tasks: BTreeMap::new(),
             staged: BTreeSet::new(),
             released: false,
         };
         for (index, planned) in (0u32..).zip(&record.plan.partitions) {
             let run_state = match &planned.skip_reason {
                 Some(_) => PartitionState::Skipped,
-                None if sequential && !first_to_run => PartitionState::Blocked,
+                None if waits_for_any(&record.plan, index) => PartitionState::Blocked,
                 None => PartitionState::Pending,
             };
             if run_state == PartitionState::Pending {
-                first_to_run = false;
-                state.pending.insert(index);
+                state.free(index, record.create_time_micros);
             }
             *state.counts.entry(run_state).or_default() += 1;
             state.partitions.push(PartitionRun {
@@ -144,17 +152,22 @@ impl State {
     }
 
     fn apply_partition(&mut self, change: &PartitionChange, time_micros: i64) {
-        let Some(run) = self.partitions.get_mut(change.index as usize) else {
+        let Some(before) = self.partitions.get(change.index as usize) else {
             debug_assert!(false, "an event names partition {} of none", change.index);
             return;
         };
-        if let Some(count) = self.counts.get_mut(&run.state) {
+        if let Some(count) = self.counts.get_mut(&before.state) {
             *count = count.saturating_sub(1);
         }
         *self.counts.entry(change.state).or_default() += 1;
         self.pending.remove(&change.index);
+        self.ready_micros.remove(&change.index);
         self.running.remove(&change.index);
         self.staged.remove(&change.index);
+        self.computed(change.index);
+        let Some(run) = self.partitions.get_mut(change.index as usize) else {
+            return;
+        };
         if run.state.is_terminal() && !change.state.is_terminal() {
             // It is tried anew: earlier failures do not count, and what kept it from running is over.
             run.failure_count = 0;
@@ -168,10 +181,11 @@ impl State {
         if change.message.is_some() {
             run.message.clone_from(&change.message);
         }
+        if change.began_at_micros.is_some() {
+            run.start_micros = change.began_at_micros;
+        }
         match change.state {
-            PartitionState::Pending => {
-                self.pending.insert(change.index);
-            }
+            PartitionState::Pending => self.free(change.index, time_micros),
             PartitionState::Running => {
                 self.running.insert(change.index);
                 run.start_micros = Some(time_micros);
@@ -216,20 +230,61 @@ impl State {
             .is_some_and(|run| run.state == PartitionState::Running && run.attempt == attempt)
     }
 
-    /// How many attempts are computing.
+    /// How many tasks are computing.
     pub(super) fn computing_count(&self) -> usize {
-        self.running.len() - self.staged.len()
+        self.tasks.len()
     }
 
-    /// How many partitions may compute at once.
-    pub fn max_active(&self, plan: &Plan) -> u32 {
-        match plan.shape {
-            DependencyShape::Independent => self.concurrency.unwrap_or(plan.max_active_partitions),
-            DependencyShape::Sequential => 1,
+    /// A partition may run from now on.
+    pub(super) fn free(&mut self, index: u32, now_micros: i64) {
+        self.pending.insert(index);
+        self.ready_micros.insert(index, now_micros);
+    }
+
+    /// These attempts compute as one task.
+    pub(super) fn compute(&mut self, indices: &[u32]) {
+        let Some(&first) = indices.first() else {
+            return;
+        };
+        for index in indices {
+            self.computing.insert(*index, first);
+        }
+        let count = u32::try_from(indices.len()).unwrap_or(u32::MAX);
+        self.tasks.insert(first, count);
+    }
+
+    /// The attempt at a partition computes no more. The task's slot is free with its last one.
+    pub(super) fn computed(&mut self, index: u32) {
+        let Some(task) = self.computing.remove(&index) else {
+            return;
+        };
+        let Some(count) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        *count -= 1;
+        if *count == 0 {
+            self.tasks.remove(&task);
         }
     }
 
-    /// How many more attempts it would start now, if all slots of the server were free.
+    /// Whether all that a partition reads of this backfill is published.
+    pub(super) fn is_free(&self, plan: &Plan, index: u32) -> bool {
+        let published = |index: u32| {
+            let run = self.partitions.get(index as usize);
+            run.is_some_and(|run| run.state == PartitionState::Succeeded)
+        };
+        plan.predecessor_of(index).is_none_or(published) && plan.upstream_of(index).all(published)
+    }
+
+    /// How many tasks may compute at once.
+    pub fn max_active(&self, plan: &Plan) -> u32 {
+        if plan.is_sequential() {
+            return 1;
+        }
+        self.concurrency.unwrap_or(plan.max_active_partitions)
+    }
+
+    /// How many more tasks it would start now, if all slots of the server were free.
     pub(super) fn wanted(&self, plan: &Plan) -> usize {
         let may_start = self.state == BackfillState::Running
             && !self.released
@@ -251,4 +306,9 @@ impl State {
             .map(|(_, count)| count)
             .sum()
     }
+}
+
+/// Whether a partition reads what this backfill is to publish.
+fn waits_for_any(plan: &Plan, index: u32) -> bool {
+    plan.predecessor_of(index).is_some() || plan.upstream_of(index).next().is_some()
 }

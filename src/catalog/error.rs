@@ -63,6 +63,12 @@ pub enum Error {
         /// Its zone.
         zone: Tz,
     },
+    /// Transforms would read each other's tables in a circle.
+    #[error("transforms would read each other's tables in a circle: {}", path.join(" reads "))]
+    Cycle {
+        /// Each reads the table of the next; the last is the first again.
+        path: Vec<String>,
+    },
     /// A definition cannot be encoded.
     #[error("cannot encode {key}: {cause}")]
     Encoding {
@@ -83,7 +89,9 @@ impl Classify for Error {
             | Self::TransformNotFound { .. }
             | Self::RevisionNotFound { .. } => ErrorKind::NotFound,
             Self::SourceExists { .. } => ErrorKind::AlreadyExists,
-            Self::TableOwned { .. } | Self::OutputMoved { .. } => ErrorKind::FailedPrecondition,
+            Self::TableOwned { .. } | Self::OutputMoved { .. } | Self::Cycle { .. } => {
+                ErrorKind::FailedPrecondition
+            }
             Self::Encoding { .. } => ErrorKind::Internal,
             Self::Storage(error) => error.kind(),
         }
@@ -97,6 +105,7 @@ impl Classify for Error {
             Self::RevisionNotFound { .. } => "REVISION_NOT_FOUND",
             Self::TableOwned { .. } => "TABLE_OWNED",
             Self::OutputMoved { .. } => "OUTPUT_MOVED",
+            Self::Cycle { .. } => "TRANSFORM_CYCLE",
             Self::Encoding { .. } => "STORAGE_FAULT",
             Self::Storage(error) => error.reason(),
         }
@@ -113,6 +122,7 @@ impl Classify for Error {
             }
             Self::TableOwned { .. }
             | Self::OutputMoved { .. }
+            | Self::Cycle { .. }
             | Self::Encoding { .. }
             | Self::Storage(_) => None,
         }

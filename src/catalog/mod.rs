@@ -6,6 +6,7 @@
 //! format byte and JSON.
 
 mod error;
+mod graph;
 mod model;
 mod name;
 
@@ -15,9 +16,10 @@ use parking_lot::RwLock;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use error::Error;
+pub use graph::upstream_first;
 pub use model::{
     ColumnDef, CsvOptions, CsvType, EntityInput, Hive, PriorInput, RetryPolicy, Source,
-    SourceFormat, SourceInput, Transform, TransformSpec,
+    SourceFormat, SourceInput, TableInput, Transform, TransformSpec,
 };
 pub use name::{MAX_NAME_BYTES, check_name};
 
@@ -47,6 +49,17 @@ struct Definitions {
     sources: BTreeMap<String, Arc<Source>>,
     /// Revisions in order: index 0 is revision 1.
     transforms: BTreeMap<String, Vec<Arc<Transform>>>,
+}
+
+impl Definitions {
+    /// Whether `spec`, as the latest revision of its transform, would read its own output over other transforms' tables.
+    fn check_cycle(&self, spec: &TransformSpec) -> Result<()> {
+        let latest = self.transforms.values().filter_map(|it| it.last());
+        let others = latest
+            .map(|transform| &transform.spec)
+            .filter(|other| other.name != spec.name);
+        graph::check_cycle(spec, others)
+    }
 }
 
 impl Catalog {
@@ -172,16 +185,18 @@ impl Catalog {
     ///
     /// # Errors
     /// [`Error::TableOwned`] when another transform writes the output table, [`Error::OutputMoved`] when the latest revision
-    /// writes another table or another calendar; storage faults.
+    /// writes another table or another calendar, [`Error::Cycle`] when it would read its own output over other transforms;
+    /// storage faults.
     pub fn register_transform(
         &self,
         spec: TransformSpec,
         columns: Vec<ColumnDef>,
-        entity_revisions: Vec<u32>,
+        (entity_revisions, table_revisions): (Vec<u32>, Vec<u32>),
         create_time_micros: i64,
     ) -> Result<(Arc<Transform>, bool)> {
         self.check_output(&spec)?;
         let mut definitions = self.inner.definitions.write();
+        definitions.check_cycle(&spec)?;
         let revisions = definitions.transforms.entry(spec.name.clone()).or_default();
         if let Some(latest) = revisions.last()
             && latest.spec == spec
@@ -195,6 +210,7 @@ impl Catalog {
             revision,
             columns,
             entity_revisions,
+            table_revisions,
             create_time_micros,
         };
         self.store(
@@ -206,7 +222,7 @@ impl Catalog {
         Ok((transform, true))
     }
 
-    /// Whether `spec` may write its table: it alone writes it, always on one calendar.
+    /// Whether `spec` may write its table: it alone writes it, always on one calendar, and without reading it.
     ///
     /// # Errors
     /// As [`Catalog::register_transform`].
@@ -226,7 +242,7 @@ impl Catalog {
                 grain: latest.spec.grain,
                 zone: latest.spec.zone,
             }),
-            Ok(_) | Err(_) => Ok(()),
+            Ok(_) | Err(_) => self.inner.definitions.read().check_cycle(spec),
         }
     }
 

@@ -222,6 +222,15 @@ pub struct EntityInput {
     pub at_partition_start: bool,
 }
 
+/// Another transform's table as a transform reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableInput {
+    /// Its name.
+    pub table: String,
+    /// How far before the partition's start it reaches, in microseconds.
+    pub lookback_micros: i64,
+}
+
 /// The transform's own earlier output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PriorInput {
@@ -265,6 +274,9 @@ pub struct TransformSpec {
     pub sources: Vec<SourceInput>,
     /// Entity types it may name.
     pub entities: Vec<EntityInput>,
+    /// Other transforms' tables it may name.
+    #[serde(default)]
+    pub tables: Vec<TableInput>,
     /// Its own earlier output, if it may name that.
     pub prior: Option<PriorInput>,
     /// The table it writes.
@@ -307,6 +319,9 @@ pub struct Transform {
     /// By entity input: the revision of the type's schema that the SQL sees. Where there is none, the first.
     #[serde(default)]
     pub entity_revisions: Vec<u32>,
+    /// By table input: the revision of the transform that writes it whose columns the SQL sees.
+    #[serde(default)]
+    pub table_revisions: Vec<u32>,
     /// Microseconds since the Unix epoch.
     pub create_time_micros: i64,
 }
@@ -318,11 +333,13 @@ impl Transform {
         a.sql == b.sql
             && a.sources == b.sources
             && a.entities == b.entities
+            && a.tables == b.tables
             && a.prior == b.prior
             && a.grain == b.grain
             && a.zone == b.zone
             && self.columns == other.columns
             && self.entity_revisions == other.entity_revisions
+            && self.table_revisions == other.table_revisions
     }
 
     /// The revision of the schema of the entity input at this place that the SQL sees.

@@ -47,6 +47,7 @@ const FORM: &str = r#"The file's form (TOML; keys after "optional" may be left o
   # optional:
   sources = [ { source = "flights", lookback = "0s" } ]
   entities = [ { entity_type = "aircraft", at_partition_start = false } ]
+  tables = [ { table = "delays", lookback = "6d" } ]  # other transforms' tables
   prior = { partitions = 1 }    # reads its own earlier output; 0: all of it
   output_columns = [ "tailnum string", "flights int64" ]  # needed with prior
   time_zone = "America/New_York"                          # without it: UTC
@@ -147,7 +148,7 @@ pub(crate) async fn apply(
             updated: false,
         })?;
     }
-    for transform in definitions.transforms {
+    for transform in upstream_first(definitions.transforms) {
         let request = pb::RegisterTransformRequest {
             transform: Some(transform),
             validate_only: false,
@@ -168,6 +169,25 @@ pub(crate) async fn apply(
         })?;
     }
     Ok(())
+}
+
+/// Transforms after those whose tables they read, otherwise in their order.
+fn upstream_first(transforms: Vec<pb::Transform>) -> Vec<pb::Transform> {
+    let mut waiting = transforms;
+    let mut ordered = Vec::with_capacity(waiting.len());
+    while !waiting.is_empty() {
+        let waits = |transform: &pb::Transform| {
+            let written = |other: &pb::Transform, table: &pb::TableInput| {
+                other.name != transform.name && other.output_table == table.table
+            };
+            let mut tables = transform.tables.iter();
+            tables.any(|table| waiting.iter().any(|other| written(other, table)))
+        };
+        // Where they read each other's tables in a circle, the server says so.
+        let next = waiting.iter().position(|transform| !waits(transform));
+        ordered.push(waiting.remove(next.unwrap_or(0)));
+    }
+    ordered
 }
 
 /// Declares a type, or adds to the one of its name what it lacks.
@@ -239,6 +259,30 @@ mod tests {
             ),
             (1, 1, 1)
         );
+    }
+
+    #[test]
+    fn transforms_come_after_those_whose_tables_they_read() {
+        let transform = |name: &str, reads: &[&str]| pb::Transform {
+            name: name.to_owned(),
+            output_table: name.to_owned(),
+            tables: reads
+                .iter()
+                .map(|table| pb::TableInput {
+                    table: (*table).to_owned(),
+                    lookback: None,
+                })
+                .collect(),
+            ..Default::default()
+        };
+        let ordered = upstream_first(vec![
+            transform("weekly", &["daily", "elsewhere"]),
+            transform("other", &[]),
+            transform("daily", &["hourly"]),
+            transform("hourly", &[]),
+        ]);
+        let names: Vec<_> = ordered.into_iter().map(|it| it.name).collect();
+        assert_eq!(names, ["other", "hourly", "daily", "weekly"]);
     }
 
     #[test]

@@ -201,11 +201,12 @@ messages! {
     ListSourcesResponse { sources }
     SourceInput { source, lookback }
     EntityInput { entity_type, at_partition_start }
+    TableInput { table, lookback }
     PriorInput { partitions }
     RetryPolicy { max_attempts, initial_backoff, max_backoff, attempt_timeout }
     Transform {
         name, sql, sources, entities, prior, output_table, grain: Grain, time_zone, retry, description, output_columns,
-        revision, create_time, columns,
+        tables, revision, create_time, columns,
     }
     RegisterTransformResponse { transform, created }
     ListTransformsResponse { transforms }
@@ -220,32 +221,41 @@ messages! {
     BackfillSpec {
         transform, revision, from, to, knowledge: Knowledge, basis, availability_delay, max_active_partitions,
         max_attempts, labels, attempt_timeout, stop_on_first_failure, run_backwards,
-        reprocess_behavior: ReprocessBehavior, priority,
+        reprocess_behavior: ReprocessBehavior, priority, transforms, partitions_per_task,
     }
+    TransformRevision { transform, revision }
     PlanEstimate { per_partition, total, sample_count, same_revision }
-    PlannedPartition { label, start, end, action: PartitionAction, skip_reason, basis, file_count, run_reason }
+    PlannedPartition {
+        label, start, end, action: PartitionAction, skip_reason, basis, file_count, transform, upstream_count, run_reason,
+    }
     Plan {
         transform, revision, output_table, knowledge: Knowledge, dependency_shape: DependencyShape,
         max_active_partitions, partitions, warnings, plan_hash, estimate, max_attempts, attempt_timeout,
-        stop_on_first_failure, run_backwards,
+        stop_on_first_failure, run_backwards, transforms, partitions_per_task,
     }
+    PlannedTransform {
+        transform, revision, output_table, dependency_shape: DependencyShape, grain: Grain, time_zone, max_attempts,
+        attempt_timeout, tables, partition_count,
+    }
+    PlannedTable { table, lookback, transform, snapshot_id }
     PartitionCounts {
         pending, blocked, running, waiting_retry, succeeded, failed, upstream_failed, skipped, cancelled,
     }
     Backfill {
         name, state: BackfillState, spec, output_table, time_zone, grain: Grain, dependency_shape: DependencyShape,
         partition_counts, create_time, start_time, end_time, rows_read, rows_written, last_sequence,
-        parent, root,
+        parent, root, transforms,
     }
     CreateBackfillResponse { backfill, warnings }
     RestateBackfillResponse { backfill, plan, warnings }
     Partition {
         label, start, end, state: PartitionState, basis, attempt_count, start_time, end_time, rows_read, rows_written,
-        message, snapshot_id, bytes_written, attempts,
+        message, snapshot_id, bytes_written, attempts, transform, tables,
     }
+    TableRead { table, snapshot_id, own_partition_count }
     Attempt {
         attempt, state: PartitionState, start_time, staged_time, end_time, rows_read, rows_written, bytes_written,
-        message, retry_time,
+        message, retry_time, peak_memory_bytes, slot_wait,
     }
     StalePartition {
         label, start, end, backfill, publish_time, revision, knowledge: Knowledge, basis, reasons,
@@ -256,6 +266,7 @@ messages! {
     }
     SourceFilesChanged { source, path, change: FileChange, file_count }
     PriorRepublished { label, start, backfill }
+    UpstreamRepublished { table, label, start, backfill }
     InitialDone { backfill_count }
     Heartbeat { time }
     Progress {
@@ -268,7 +279,7 @@ messages! {
     BackfillConcurrencyChanged { max_active_partitions }
     PartitionChanged {
         label, start, state: PartitionState, attempt, rows_read, rows_written, message, retry_time, snapshot_id,
-        bytes_written, staged_time,
+        bytes_written, staged_time, transform,
     }
 }
 
@@ -321,6 +332,9 @@ impl ToJson for pb::StaleReason {
             }
             Some(Reason::PriorRepublished(republished)) => {
                 map.serialize_entry("prior_republished", &Json(republished))?;
+            }
+            Some(Reason::UpstreamRepublished(republished)) => {
+                map.serialize_entry("upstream_republished", &Json(republished))?;
             }
             None => {}
         }

@@ -21,6 +21,9 @@ The SQL (DataFusion's dialect) sees the declared inputs only, each cut to what a
   aircraft_history     its versions in the window, with valid_from and valid_to
   aircraft_at(id, ts)  its state at each row's own instant; looking past the
                        partition's end fails the partition
+  delays               another transform's table: its partitions that overlap
+                       [partition start - lookback, partition end) and are over
+                       by then
   prior                the transform's own earlier output, with --prior; needs
                        --output-column
   $partition_start, $partition_end
@@ -69,6 +72,9 @@ pub(crate) struct RegisterArgs {
     /// An entity type; @start shows its table as of the partition's start instead of its end; may be repeated
     #[arg(long = "entity", value_name = "TYPE[@start]")]
     entities: Vec<String>,
+    /// Another transform's table, with an optional lookback such as delays:6d; may be repeated
+    #[arg(long = "table", value_name = "NAME[:LOOKBACK]")]
+    tables: Vec<String>,
     /// Reads its own earlier output, this many partitions back; without a number: all of it
     #[arg(long, value_name = "PARTITIONS", num_args = 0..=1, default_missing_value = "0", requires = "output_columns")]
     prior: Option<u32>,
@@ -193,6 +199,11 @@ fn definition(args: &RegisterArgs) -> Result<pb::Transform, Error> {
             .iter()
             .map(|text| entity_input(text))
             .collect(),
+        tables: args
+            .tables
+            .iter()
+            .map(|text| table_input(text))
+            .collect::<Result<_, _>>()?,
         prior: args.prior.map(|partitions| pb::PriorInput { partitions }),
         output_table: args.output_table.clone(),
         grain: args.grain.into(),
@@ -206,16 +217,29 @@ fn definition(args: &RegisterArgs) -> Result<pb::Transform, Error> {
 
 /// `flights` or `flights:6d`.
 fn source_input(text: &str) -> Result<pb::SourceInput, Error> {
-    let (source, lookback) = match text.split_once(':') {
-        Some((source, lookback)) => (
-            source,
-            Some(times::wire_duration(times::parse_duration(lookback)?)),
-        ),
-        None => (text, None),
-    };
+    let (source, lookback) = with_lookback(text)?;
     Ok(pb::SourceInput {
         source: source.to_owned(),
         lookback,
+    })
+}
+
+/// `delays` or `delays:6d`.
+fn table_input(text: &str) -> Result<pb::TableInput, Error> {
+    let (table, lookback) = with_lookback(text)?;
+    Ok(pb::TableInput {
+        table: table.to_owned(),
+        lookback,
+    })
+}
+
+fn with_lookback(text: &str) -> Result<(&str, Option<prost_types::Duration>), Error> {
+    Ok(match text.split_once(':') {
+        Some((name, lookback)) => (
+            name,
+            Some(times::wire_duration(times::parse_duration(lookback)?)),
+        ),
+        None => (text, None),
     })
 }
 
@@ -260,17 +284,18 @@ fn show(transform: &pb::Transform, format: Format) -> Result<(), Error> {
 }
 
 fn describe_inputs(transform: &pb::Transform) -> String {
-    let source = |input: &pb::SourceInput| {
-        let lookback = input
-            .lookback
-            .as_ref()
-            .map(times::from_wire_duration)
-            .filter(|lookback| !lookback.is_zero());
-        let back = lookback.map_or_else(String::new, |lookback| {
-            format!(" and {} back", times::show_duration(lookback))
-        });
-        format!("{} (source{back})", input.source)
+    let back = |lookback: &Option<prost_types::Duration>| {
+        let lookback = lookback.as_ref().map(times::from_wire_duration);
+        lookback
+            .filter(|lookback| !lookback.is_zero())
+            .map_or_else(String::new, |lookback| {
+                format!(" and {} back", times::show_duration(lookback))
+            })
     };
+    let source =
+        |input: &pb::SourceInput| format!("{} (source{})", input.source, back(&input.lookback));
+    let table =
+        |input: &pb::TableInput| format!("{} (table{})", input.table, back(&input.lookback));
     let entity = |input: &pb::EntityInput| {
         let point = if input.at_partition_start {
             ", at partition start"
@@ -289,6 +314,7 @@ fn describe_inputs(transform: &pb::Transform) -> String {
     let sources = transform.sources.iter().map(source);
     let inputs = sources
         .chain(transform.entities.iter().map(entity))
+        .chain(transform.tables.iter().map(table))
         .chain(transform.prior.iter().map(prior));
     inputs.collect::<Vec<_>>().join(", ")
 }

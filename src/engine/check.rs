@@ -5,8 +5,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use super::{
-    Error, PinnedEntity, PinnedInputs, PinnedSource, Result, error::query_message, function_rules,
-    session::PRIOR, session::Scope, session::Sessions,
+    Error, PinnedEntity, PinnedInputs, PinnedSource, PinnedTable, Result, error::query_message,
+    function_rules, session::PRIOR, session::Scope, session::Sessions,
 };
 use crate::{
     catalog::{Catalog, ColumnDef, Transform, TransformSpec, check_name},
@@ -23,6 +23,8 @@ pub struct Checked {
     pub columns: Vec<ColumnDef>,
     /// By entity input: the revision of the type's schema that it was planned with.
     pub entity_revisions: Vec<u32>,
+    /// By table input: the revision of its writer whose columns it was planned with.
+    pub table_revisions: Vec<u32>,
 }
 
 /// Plans `spec` against the catalog and the store.
@@ -57,6 +59,7 @@ pub async fn check(
         .map(|schema| ColumnDef::of_schema(schema))
         .unwrap_or_default();
     let inputs = resolve(catalog, store, spec, columns)?;
+    let table_revisions = inputs.transform.table_revisions.clone();
     let window = sample_window(spec)?;
     let scope = Scope::Check(window);
     let context = sessions.open(&inputs, &scope)?;
@@ -84,6 +87,7 @@ pub async fn check(
     Ok(Checked {
         columns: ColumnDef::of_schema(&output),
         entity_revisions,
+        table_revisions,
     })
 }
 
@@ -125,18 +129,49 @@ fn resolve(
             at_partition_start: input.at_partition_start,
         });
     }
+    let (tables, table_revisions) = resolve_tables(catalog, spec)?;
     let transform = Transform {
         spec: spec.clone(),
         revision: 0,
         columns,
         entity_revisions: Vec::new(),
+        table_revisions,
         create_time_micros: 0,
     };
     Ok(PinnedInputs {
         transform: Arc::new(transform),
         sources,
         entities,
+        tables,
     })
+}
+
+/// The tables as their writers' latest revisions have them, and these revisions.
+fn resolve_tables(catalog: &Catalog, spec: &TransformSpec) -> Result<(Vec<PinnedTable>, Vec<u32>)> {
+    let mut tables = Vec::new();
+    let mut revisions = Vec::new();
+    for (index, input) in spec.tables.iter().enumerate() {
+        let definition = |problem: String| {
+            Error::definition(format!("transform.tables[{index}].table"), problem)
+        };
+        if input.table == spec.output_table {
+            return Err(definition(
+                "it is the table that this transform writes: declare prior to read it".to_owned(),
+            ));
+        }
+        let writer = catalog.writer_of(&input.table).ok_or_else(|| {
+            definition(format!(
+                "no transform writes table {:?}; register the one that does first",
+                input.table
+            ))
+        })?;
+        tables.push(PinnedTable {
+            table: input.table.clone(),
+            columns: writer.columns.clone(),
+        });
+        revisions.push(writer.revision);
+    }
+    Ok((tables, revisions))
 }
 
 fn check_names(spec: &TransformSpec) -> Result<()> {
@@ -155,7 +190,13 @@ fn check_names(spec: &TransformSpec) -> Result<()> {
         let history = format!("{}_history", input.entity_type);
         [(field.clone(), input.entity_type.clone()), (field, history)]
     });
-    for (field, name) in source_names.chain(entity_names) {
+    let table_names = spec.tables.iter().enumerate().map(|(index, input)| {
+        (
+            format!("transform.tables[{index}].table"),
+            input.table.clone(),
+        )
+    });
+    for (field, name) in source_names.chain(entity_names).chain(table_names) {
         if name == PRIOR {
             return Err(Error::definition(
                 field,
@@ -218,9 +259,10 @@ fn input_names(spec: &TransformSpec) -> String {
         ]
     });
     let prior = spec.prior.map(|_| PRIOR.to_owned());
-    let names: Vec<_> = sources.chain(entities).chain(prior).collect();
+    let tables = spec.tables.iter().map(|input| input.table.clone());
+    let names: Vec<_> = sources.chain(entities).chain(tables).chain(prior).collect();
     if names.is_empty() {
-        "none (declare sources, entities or prior)".to_owned()
+        "none (declare sources, entities, tables or prior)".to_owned()
     } else {
         names.join(", ")
     }

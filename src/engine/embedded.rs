@@ -13,6 +13,7 @@ use super::{
     nesting::STACK_BYTES,
     reads::{self, Witness},
     session::{Scope, Sessions},
+    shared_scan::SHARED_SCAN,
 };
 use crate::{
     catalog::{Catalog, TransformSpec},
@@ -112,6 +113,9 @@ impl Embedded {
             basis: work.basis,
             available_by: work.available_by,
             witness: Arc::clone(&witness),
+            tables: work.tables.clone(),
+            memory: Arc::clone(&work.memory),
+            scans: Arc::clone(&work.scans),
         };
         let context = self.sessions.open(&work.inputs, &scope)?;
         let logical = self.sessions.plan(&context, &work.inputs, &scope).await?;
@@ -161,15 +165,15 @@ impl Engine for Embedded {
 
 /// Rows that came out of the plan's files, after pruning by statistics and before the exact cut.
 fn rows_from_files(plan: &Arc<dyn ExecutionPlan>) -> u64 {
-    let below: u64 = plan.children().into_iter().map(rows_from_files).sum();
-    if plan.name() != "DataSourceExec" {
-        return below;
+    // A shared scan says itself what came out of it, read or found.
+    if plan.name() != "DataSourceExec" && plan.name() != SHARED_SCAN {
+        return plan.children().into_iter().map(rows_from_files).sum();
     }
     let rows = plan
         .metrics()
         .and_then(|metrics| metrics.output_rows())
         .unwrap_or(0);
-    below + rows as u64
+    rows as u64
 }
 
 /// A runtime that may be dropped anywhere, also where blocking is forbidden.

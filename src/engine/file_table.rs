@@ -24,7 +24,10 @@ use datafusion::{
     scalar::ScalarValue,
 };
 
-use super::{filter_barrier::FilterBarrierExec, source::object_path};
+use super::{
+    SharedScans, filter_barrier::FilterBarrierExec, shared_scan::SharedScanExec,
+    source::object_path,
+};
 
 /// One file of a table.
 #[derive(Debug, Clone)]
@@ -42,6 +45,8 @@ pub(super) struct FileTable {
     columns: TableSchema,
     files: Vec<TableFile>,
     cut: Option<Expr>,
+    /// The source's name, and what partitions share of it.
+    shared: Option<(String, Arc<SharedScans>)>,
 }
 
 impl FileTable {
@@ -61,6 +66,15 @@ impl FileTable {
             columns: TableSchema::new(Arc::new(Schema::new(fields)), hive.into_iter().collect()),
             files,
             cut,
+            shared: None,
+        }
+    }
+
+    /// The rows of `source`, which other partitions may read too.
+    pub(super) fn sharing(self, source: String, scans: Arc<SharedScans>) -> Self {
+        Self {
+            shared: Some((source, scans)),
+            ..self
         }
     }
 
@@ -156,7 +170,12 @@ impl FileTable {
         }
         let read_schema = DFSchema::try_from(schema.project(&read)?)?;
         let predicate = state.create_physical_expr(cut.clone(), &read_schema)?;
-        let rows = self.scan_files(state, Some(read), None).await?;
+        let shared = self.shared.as_ref();
+        let slot = shared.and_then(|(source, scans)| scans.slot(source, &read));
+        let mut rows = self.scan_files(state, Some(read), None).await?;
+        if let Some(slot) = slot {
+            rows = Arc::new(SharedScanExec::new(rows, slot));
+        }
         let seen = FilterExecBuilder::new(predicate, rows)
             .apply_projection(Some((0..asked.len()).collect()))?
             .build()?;

@@ -17,12 +17,15 @@ mod file_table;
 mod filter_barrier;
 mod filter_clause;
 mod function_rules;
+mod memory;
 mod nesting;
 mod parameters;
 mod reads;
 mod sequential;
 mod session;
+mod shared_scan;
 pub mod source;
+mod table_view;
 mod yielding;
 
 use std::sync::Arc;
@@ -33,9 +36,12 @@ use tokio_util::sync::CancellationToken;
 pub use embedded::{Embedded, EmbeddedConfig};
 pub use entity_filter::{EntityFilter, FilterPlanner, MAX_FILTER_BYTES};
 pub use error::Error;
-pub use reads::{EVERY_ATTRIBUTE, EntityRead, FileDigest, FileSet, Reads, Sight};
+pub use memory::PeakMemory;
+pub use reads::{EVERY_ATTRIBUTE, EntityRead, FileDigest, FileSet, Reads, Sight, TableRead};
 pub use session::{Sessions, prior_range};
+pub use shared_scan::SharedScans;
 pub use source::{PinnedSource, SourceFile};
+pub use table_view::{PinnedTable, PublishedView, TableView};
 
 use crate::{
     catalog::Transform,
@@ -77,6 +83,8 @@ pub struct PinnedInputs {
     pub sources: Vec<PinnedSource>,
     /// Its entity types.
     pub entities: Vec<PinnedEntity>,
+    /// Its tables, as in the definition.
+    pub tables: Vec<PinnedTable>,
 }
 
 /// One try at one partition.
@@ -90,8 +98,14 @@ pub struct PartitionWork {
     pub basis: SysTime,
     /// Source rows that became available after it are not there; `None`: all are.
     pub available_by: Option<SysTime>,
+    /// By table input: what of it may be seen.
+    pub tables: Vec<TableView>,
     /// Which try.
     pub attempt: AttemptId,
+    /// Where its peak of working memory is told, also if it fails.
+    pub memory: Arc<PeakMemory>,
+    /// What it shares with others that are computed before and after it.
+    pub scans: Arc<SharedScans>,
 }
 
 /// What a try produced.
@@ -99,7 +113,7 @@ pub struct PartitionWork {
 pub struct Computed {
     /// Its rows, staged where nobody sees them yet.
     pub staged: Staged,
-    /// Rows that came out of sources and `prior`.
+    /// Rows that came out of sources, tables and `prior`.
     pub rows_read: u64,
     /// What its query read.
     pub reads: Reads,

@@ -6,6 +6,7 @@
 //! | `<type>` | one per entity: its state at the partition's last instant, or at its start |
 //! | `<type>_history` | versions that overlap the partition, clipped to it |
 //! | `<type>_at(id, ts)` | a function: the state at each row's own instant |
+//! | `<table>` | another transform's partitions that overlap `[start - lookback, end)` and are over by `end` |
 //! | `prior` | this transform's own output before `start` |
 //!
 //! Invariant `PT-1`: nothing valid at or after the partition's end, and nothing learned after the basis, has a name here.
@@ -29,11 +30,12 @@ use datafusion::{
 };
 
 use super::{
-    Error, PinnedEntity, PinnedInputs, PinnedSource, Result,
+    Error, PeakMemory, PinnedEntity, PinnedInputs, PinnedSource, PinnedTable, Result, SharedScans,
+    TableView,
     as_of::{AsOf, World},
     entity_table::{EntityTable, View},
     file_table::{FileTable, TableFile},
-    filter_clause, nesting, parameters,
+    filter_clause, memory, nesting, parameters,
     reads::{FileDigest, Witness},
     sequential::SequentialMerges,
     source::format_of,
@@ -72,6 +74,12 @@ pub(super) enum Scope {
         available_by: Option<SysTime>,
         /// What is told of what is looked at.
         witness: Arc<Witness>,
+        /// By table input: what of it may be seen.
+        tables: Vec<TableView>,
+        /// Where the query's peak of working memory is told.
+        memory: Arc<PeakMemory>,
+        /// What it shares with other partitions.
+        scans: Arc<SharedScans>,
     },
 }
 
@@ -121,7 +129,14 @@ impl Sessions {
 
     /// A session that holds `inputs` as `scope` may see them.
     pub(super) fn open(&self, inputs: &PinnedInputs, scope: &Scope) -> Result<SessionContext> {
+        let runtime = match scope {
+            Scope::Check(_) => Arc::clone(self.template.runtime_env()),
+            Scope::Partition { memory, .. } => {
+                memory::watched(self.template.runtime_env(), Arc::clone(memory))
+            }
+        };
         let state = SessionStateBuilder::new_from_existing(self.template.clone())
+            .with_runtime_env(runtime)
             .with_catalog_list(empty_catalog(self.template.config())?)
             .build();
         let context = SessionContext::new_with_state(state);
@@ -130,6 +145,9 @@ impl Sessions {
         }
         for (index, entity) in inputs.entities.iter().enumerate() {
             self.add_entity(&context, entity, index, scope)?;
+        }
+        for (index, table) in inputs.tables.iter().enumerate() {
+            self.add_table(&context, index, table, scope)?;
         }
         if inputs.transform.spec.prior.is_some() {
             self.add_prior(&context, inputs, scope)?;
@@ -187,6 +205,10 @@ impl Sessions {
             files,
             Some(cut),
         );
+        let table = match scope {
+            Scope::Check(_) => table,
+            Scope::Partition { scans, .. } => table.sharing(source.name.clone(), Arc::clone(scans)),
+        };
         context.register_table(source.name.as_str(), Arc::new(table))?;
         Ok(())
     }
@@ -241,6 +263,43 @@ impl Sessions {
         Ok(())
     }
 
+    fn add_table(
+        &self,
+        context: &SessionContext,
+        index: usize,
+        pinned: &PinnedTable,
+        scope: &Scope,
+    ) -> Result<()> {
+        let files = match scope {
+            Scope::Check(_) => Vec::new(),
+            Scope::Partition {
+                tables, witness, ..
+            } => {
+                let files = match tables.get(index) {
+                    Some(view) => view.files(&self.lake, &pinned.table)?,
+                    None => Vec::new(),
+                };
+                let paths = files.iter().map(|file| file.path.as_path());
+                witness.saw_table(&pinned.table, FileDigest::of(paths));
+                files
+            }
+        };
+        let files = files.into_iter().map(TableFile::of_lake).collect();
+        // A later revision of its writer may leave any of them null.
+        let columns: Vec<_> = pinned
+            .columns
+            .iter()
+            .map(|column| ColumnDef {
+                nullable: true,
+                ..column.clone()
+            })
+            .collect();
+        let format = Arc::new(ParquetFormat::default().with_force_view_types(false));
+        let table = FileTable::new(format, &schema_of(&columns)?, false, files, None);
+        context.register_table(pinned.table.as_str(), Arc::new(table))?;
+        Ok(())
+    }
+
     fn add_prior(
         &self,
         context: &SessionContext,
@@ -256,9 +315,8 @@ impl Sessions {
             } => {
                 let reach = prior_range(&transform.spec, partition.start);
                 let files = self.lake.files(&transform.spec.output_table, None, reach)?;
-                let mut digest = FileDigest::default();
-                files.iter().for_each(|file| digest.add(&file.path));
-                witness.saw_prior(digest.set());
+                let paths = files.iter().map(|file| file.path.as_path());
+                witness.saw_prior(FileDigest::of(paths));
                 files.into_iter().map(TableFile::of_lake).collect()
             }
         };

@@ -133,6 +133,7 @@ impl BackfillService for BackfillApi {
             page_size,
             page_token,
             include_attempts,
+            transform,
         } = request.into_inner();
         let limit = page_limit(page_size, DEFAULT_PARTITIONS, MAX_PARTITIONS)?;
         let states = convert::partition_states_from_wire("states", &states)
@@ -143,8 +144,12 @@ impl BackfillService for BackfillApi {
             .read(&backfill, |record, state| {
                 let count = record.plan.partitions.len();
                 let skip = partition_of_token(&backfill, &page_token).filter(|skip| *skip < count);
+                let wanted = convert::Wanted {
+                    states: &states,
+                    transform: &transform,
+                };
                 let page = skip
-                    .map(|skip| convert::partitions_to_wire(record, state, &states, skip, limit));
+                    .map(|skip| convert::partitions_to_wire(record, state, wanted, skip, limit));
                 page.ok_or_else(foreign_token)
             })
             .map_err(|error| to_status(&error))??;
@@ -352,7 +357,9 @@ fn wire_backfill(outcome: backfill::Result<(Arc<Record>, State)>) -> Result<pb::
 /// Whether a filter by transform and labels lets a backfill through; what is empty lets all through.
 fn is_meant(record: &Record, transform: &str, labels: &HashMap<String, String>) -> bool {
     let has = |(key, value): (&String, &String)| record.spec.labels.get(key) == Some(value);
-    (transform.is_empty() || record.plan.transform == transform) && labels.iter().all(has)
+    let mut transforms = record.plan.transforms.iter();
+    (transform.is_empty() || transforms.any(|one| one.transform == transform))
+        && labels.iter().all(has)
 }
 
 /// Whether a backfill is `root` or restates it, directly or not.

@@ -116,6 +116,7 @@ impl CatalogService for CatalogApi {
         let Checked {
             columns,
             entity_revisions,
+            table_revisions,
         } = self
             .engine
             .check(catalog.clone(), self.store.clone(), spec.clone())
@@ -132,7 +133,7 @@ impl CatalogService for CatalogApi {
             Ok::<_, RegisterError>(catalog.register_transform(
                 spec,
                 columns,
-                entity_revisions,
+                (entity_revisions, table_revisions),
                 now_micros,
             )?)
         })

@@ -662,6 +662,35 @@ async fn backfills_that_cannot_be_planned_name_the_field() {
             }),
             "spec.availability_delay",
         ),
+        (
+            Some(pb::BackfillSpec {
+                transforms: vec![pb::TransformRevision::default()],
+                ..usual.clone()
+            }),
+            "spec.transform",
+        ),
+        (
+            Some(pb::BackfillSpec {
+                transform: String::new(),
+                transforms: vec![pb::TransformRevision::default()],
+                ..usual.clone()
+            }),
+            "spec.transforms[0].transform",
+        ),
+        (
+            Some(pb::BackfillSpec {
+                transform: String::new(),
+                transforms: vec![
+                    pb::TransformRevision {
+                        transform: "one".to_owned(),
+                        revision: 0,
+                    };
+                    33
+                ],
+                ..usual.clone()
+            }),
+            "spec.transforms",
+        ),
     ];
     for (spec, field) in cases {
         let plan = pb::PlanBackfillRequest { spec: spec.clone() };

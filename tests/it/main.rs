@@ -9,6 +9,7 @@ mod backfill_knowledge;
 mod backfill_leakage;
 mod backfill_planning;
 mod backfill_run;
+mod backfill_several;
 mod backfill_sources;
 mod backfill_stale;
 mod backfill_stale_model;

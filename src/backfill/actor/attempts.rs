@@ -2,102 +2,91 @@
 
 use super::*;
 use crate::{
-    backfill::{blocking::blocking, inputs::Inputs},
-    engine::PartitionWork,
+    backfill::{blocking::blocking, inputs::Inputs, stale::Finder},
+    engine::{PartitionWork, SharedScans},
     lake::AttemptId,
     time::Clock,
 };
 
 impl Actor {
-    pub(super) fn attempt_ended(
-        &mut self,
-        name: &str,
-        index: u32,
-        attempt: u32,
-        outcome: engine::Result<Computed>,
-        timed_out: Option<Duration>,
-        turn: &mut Turn,
-    ) {
+    pub(super) fn attempt_ended(&mut self, name: &str, ended: EndedAttempt, turn: &mut Turn) {
         let Some(live) = self.live.get_mut(name) else {
             return;
         };
+        let EndedAttempt {
+            index,
+            attempt,
+            outcome,
+            timed_out,
+            cost,
+            end_micros,
+        } = ended;
         live.attempts.remove(&index);
+        let failed = |message: String, retryable: bool, jitter: f64| Command::Failed {
+            index,
+            attempt,
+            message,
+            retryable,
+            jitter,
+            cost,
+        };
         let command = match outcome {
-            Err(engine::Error::Stopped) if let Some(limit) = timed_out => Command::Failed {
-                index,
-                attempt,
-                message: format!(
+            Err(engine::Error::Stopped) if let Some(limit) = timed_out => failed(
+                format!(
                     "it took longer than {} s, which is its limit",
                     limit.as_secs_f64()
                 ),
-                retryable: true,
-                jitter: self.ids.fraction(),
-            },
+                true,
+                self.ids.fraction(),
+            ),
             Ok(computed) => {
-                live.computed.insert((index, attempt), computed);
+                let staged = StagedAttempt {
+                    computed,
+                    staged_at_micros: end_micros,
+                    cost,
+                };
+                live.computed.insert((index, attempt), staged);
                 Command::Staged { index, attempt }
             }
             Err(engine::Error::Stopped) => Command::Stopped { index, attempt },
-            Err(error) => Command::Failed {
-                index,
-                attempt,
-                message: bounded_message(error.message()),
-                retryable: error.retryable(),
-                jitter: self.ids.fraction(),
-            },
+            Err(error) => failed(
+                bounded_message(error.message()),
+                error.retryable(),
+                self.ids.fraction(),
+            ),
         };
         self.command(name, command, turn);
     }
 
-    pub(super) fn start_attempt(&mut self, name: &str, index: u32, attempt: u32) {
+    pub(super) fn start_task(&mut self, name: &str, attempts: &[(u32, u32)]) {
         let Some(live) = self.live.get_mut(name) else {
             return;
         };
-        let Some(planned) = live.watched.record.plan.partitions.get(index as usize) else {
-            return;
-        };
-        let work = PartitionWork {
-            inputs: Arc::clone(&live.inputs),
-            partition: planned.partition.clone(),
-            basis: planned.basis,
-            available_by: live.watched.record.plan.available_by(planned),
-            attempt: AttemptId {
-                backfill: name.to_owned(),
-                attempt,
-            },
-        };
         let cancel = CancellationToken::new();
-        live.attempts.insert(index, cancel.clone());
-        let limit = live.watched.record.plan.retry.attempt_timeout;
-        let engine = Arc::clone(&self.engine);
-        let clock = Arc::clone(&self.shared.clock);
+        let mut works = Vec::with_capacity(attempts.len());
+        for &(index, attempt) in attempts {
+            if let Some(work) = live.work(index, attempt) {
+                live.attempts.insert(index, cancel.clone());
+                works.push((index, attempt, work));
+            }
+        }
+        let scans = SharedScans::of(works.iter().map(|(_, _, work)| work));
+        for (_, _, work) in &mut works {
+            work.scans = Arc::clone(&scans);
+        }
+        let task = Task {
+            works,
+            limit: live.limit_of(attempts),
+            engine: Arc::clone(&self.engine),
+            clock: Arc::clone(&self.shared.clock),
+            finder: self.shared.planner.finder.clone(),
+        };
         let messages = self.messages.clone();
         let name = name.to_owned();
-        let inputs = self.shared.planner.finder.inputs.clone();
-        let started_at = self.shared.planner.store.latest_basis();
         self.tasks.spawn(async move {
-            let (mut outcome, timed_out) =
-                run_within(limit, engine.as_ref(), &clock, work, cancel).await;
-            if let Ok(computed) = &outcome {
-                let inputs_of = Inputs {
-                    started_at,
-                    reads: computed.reads.clone(),
-                };
-                let backfill = name.clone();
-                let put = blocking(move || inputs.put(&backfill, index, attempt, &inputs_of));
-                if let Err(error) = put.await {
-                    outcome = discarded(outcome, &error).await;
-                }
-            }
-            let report = Message::AttemptEnded {
-                name,
-                index,
-                attempt,
-                outcome: Box::new(outcome),
-                timed_out,
-            };
-            // An executor that is gone fences the attempt off by itself.
-            let _ = messages.send(report).await;
+            let attempts = task.run(&cancel).await;
+            // An executor that is gone fences the attempts off by itself.
+            let _ = messages.send(Message::TaskEnded { name, attempts }).await;
         });
     }
 
@@ -126,11 +115,12 @@ impl Actor {
             return;
         };
         live.attempts.values().for_each(CancellationToken::cancel);
-        let table = live.watched.record.plan.output_table.clone();
-        for item in self.publisher.withdraw(&table, name) {
-            let (index, attempt) = (item.index, item.attempt);
-            self.tasks.spawn(Publisher::discard(item.staged));
-            self.command(name, Command::Stopped { index, attempt }, turn);
+        for table in publish::tables(&live.watched.record) {
+            for item in self.publisher.withdraw(&table, name) {
+                let (index, attempt) = (item.index, item.attempt);
+                self.tasks.spawn(Publisher::discard(item.staged));
+                self.command(name, Command::Stopped { index, attempt }, turn);
+            }
         }
     }
 }
@@ -141,6 +131,84 @@ async fn discarded(outcome: engine::Result<Computed>, error: &Error) -> engine::
     Err(engine::Error::Broken {
         cause: format!("cannot record what it read: {error}"),
     })
+}
+
+impl Live {
+    /// What an attempt is to compute.
+    fn work(&self, index: u32, attempt: u32) -> Option<PartitionWork> {
+        let record = &self.watched.record;
+        let planned = record.plan.partitions.get(index as usize)?;
+        Some(PartitionWork {
+            inputs: Arc::clone(self.inputs.get(planned.transform as usize)?),
+            partition: planned.partition.clone(),
+            basis: planned.basis,
+            available_by: record.plan.available_by(planned),
+            tables: record.plan.views(&self.state, index),
+            attempt: AttemptId {
+                backfill: record.name.clone(),
+                attempt,
+            },
+            memory: Arc::default(),
+            scans: Arc::default(),
+        })
+    }
+
+    /// How long each of these attempts, which are of one transform, may take.
+    fn limit_of(&self, attempts: &[(u32, u32)]) -> Option<Duration> {
+        let plan = &self.watched.record.plan;
+        let planned = plan.partitions.get(attempts.first()?.0 as usize)?;
+        plan.transform_of(planned)?.retry.attempt_timeout
+    }
+}
+
+/// Attempts that compute one after the other, each with its own outcome.
+struct Task {
+    works: Vec<(u32, u32, PartitionWork)>,
+    /// Of each.
+    limit: Option<Duration>,
+    engine: Arc<dyn Engine>,
+    clock: Arc<dyn Clock>,
+    /// Where what they read is recorded.
+    finder: Finder,
+}
+
+impl Task {
+    async fn run(self, cancel: &CancellationToken) -> Vec<EndedAttempt> {
+        let mut ended: Vec<EndedAttempt> = Vec::with_capacity(self.works.len());
+        for (index, attempt, work) in self.works {
+            // The first began when its task did.
+            let began_at_micros = (!ended.is_empty()).then(|| self.clock.now_micros());
+            let memory = Arc::clone(&work.memory);
+            let engine = self.engine.as_ref();
+            let backfill = work.attempt.backfill.clone();
+            let started_at = self.finder.store.latest_basis();
+            let (mut outcome, timed_out) =
+                run_within(self.limit, engine, &self.clock, work, cancel.child_token()).await;
+            if let Ok(computed) = &outcome {
+                let read = Inputs {
+                    started_at,
+                    reads: computed.reads.clone(),
+                };
+                let inputs = self.finder.inputs.clone();
+                let put = blocking(move || inputs.put(&backfill, index, attempt, &read));
+                if let Err(error) = put.await {
+                    outcome = discarded(outcome, &error).await;
+                }
+            }
+            ended.push(EndedAttempt {
+                index,
+                attempt,
+                outcome,
+                timed_out,
+                cost: Cost {
+                    peak_memory_bytes: memory.peak_bytes(),
+                    began_at_micros,
+                },
+                end_micros: self.clock.now_micros(),
+            });
+        }
+        ended
+    }
 }
 
 /// Runs one attempt, for `limit` at most; the limit comes with the outcome if it was reached.

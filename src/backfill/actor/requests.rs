@@ -22,7 +22,7 @@ impl Actor {
         }
         self.check_runs(&plan)?;
         self.check_overlap(&plan)?;
-        let inputs = Arc::new(self.shared.planner.inputs(&plan)?);
+        let inputs = self.shared.planner.inputs(&plan)?;
         let record = Record {
             name: format!("bf-{}", self.ids.unique()),
             spec,
@@ -30,7 +30,7 @@ impl Actor {
             parent,
             create_time_micros: self.shared.clock.now_micros(),
         };
-        self.publisher.ensure_table(&inputs.transform).await?;
+        self.ensure_tables(&inputs).await?;
         let mut state = State::new(&record);
         let created = Event {
             sequence: 1,
@@ -53,7 +53,7 @@ impl Actor {
             .write()
             .insert(name.clone(), Arc::clone(&watched));
         self.adopt(Arc::clone(&watched), inputs, state);
-        tracing::info!(backfill = %name, transform = %watched.record.plan.transform, "created");
+        tracing::info!(backfill = %name, transforms = %watched.record.plan.names(), "created");
         self.command(&name, Command::Start, turn);
         Ok(watched)
     }
@@ -75,14 +75,23 @@ impl Actor {
     }
 
     fn check_overlap(&self, plan: &Plan) -> Result<()> {
-        let mut active = self.live.values().map(|live| &live.watched.record);
-        match active.find(|record| plan.collides_with(&record.plan)) {
-            None => Ok(()),
-            Some(record) => Err(Error::Overlap {
-                other: record.name.clone(),
-                table: plan.output_table.clone(),
-            }),
+        let active = self.live.values().map(|live| &live.watched.record);
+        for record in active {
+            if let Some(table) = plan.collides_with(&record.plan) {
+                return Err(Error::Overlap {
+                    other: record.name.clone(),
+                    table: table.to_owned(),
+                });
+            }
         }
+        Ok(())
+    }
+
+    async fn ensure_tables(&self, inputs: &[Arc<PinnedInputs>]) -> Result<()> {
+        for one in inputs {
+            self.publisher.ensure_table(&one.transform).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn control(
@@ -121,7 +130,7 @@ impl Actor {
             }
             Ask::SetConcurrency(count) => {
                 check_goes_on(name, "set the concurrency of", state)?;
-                if watched.record.plan.shape == DependencyShape::Sequential && count > 1 {
+                if watched.record.plan.is_sequential() && count > 1 {
                     return Err(Error::OneAtATime {
                         name: name.to_owned(),
                     });
@@ -166,8 +175,8 @@ impl Actor {
             });
         }
         self.check_overlap(&record.plan)?;
-        let inputs = Arc::new(self.shared.planner.inputs(&record.plan)?);
-        self.publisher.ensure_table(&inputs.transform).await?;
+        let inputs = self.shared.planner.inputs(&record.plan)?;
+        self.ensure_tables(&inputs).await?;
         if let Some(tidying) = self.tidying.remove(&name) {
             // Files that a new attempt stages must not be taken for leftovers. A panic in it is no reason to refuse.
             let _ = tidying.await;

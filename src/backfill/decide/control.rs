@@ -6,6 +6,14 @@ impl Step<'_> {
     pub(super) fn start(&mut self) {
         if self.state.state == BackfillState::Pending {
             self.change(Change::State(BackfillState::Running));
+            self.wait_from_now();
+        }
+    }
+
+    /// What may run waits for a slot from now on: before, the backfill was not running.
+    fn wait_from_now(&mut self) {
+        for ready_micros in self.state.ready_micros.values_mut() {
+            *ready_micros = self.now_micros;
         }
     }
 
@@ -19,6 +27,7 @@ impl Step<'_> {
     pub(super) fn resume(&mut self) {
         if self.state.state == BackfillState::Paused {
             self.change(Change::State(BackfillState::Running));
+            self.wait_from_now();
         }
     }
 
@@ -52,12 +61,12 @@ impl Step<'_> {
             .map(|(index, run)| (index, run.attempt))
             .collect();
         self.change(Change::State(BackfillState::Running));
-        let sequential = self.record.plan.shape == DependencyShape::Sequential;
-        for (place, (index, attempt)) in again.into_iter().enumerate() {
-            let state = if sequential && place > 0 {
-                PartitionState::Blocked
-            } else {
+        for (index, attempt) in again {
+            // What it reads comes before it, and was taken up already.
+            let state = if self.state.is_free(&self.record.plan, index) {
                 PartitionState::Pending
+            } else {
+                PartitionState::Blocked
             };
             self.change(Change::Partition(PartitionChange::plain(
                 index, state, attempt,

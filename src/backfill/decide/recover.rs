@@ -27,7 +27,7 @@ impl Step<'_> {
         }
         self.fail_downstream_again();
         self.stop_if_failed();
-        self.unblock_first();
+        self.unblock_all();
         self.change(Change::Resumed {
             fenced_attempt_count,
         });
@@ -52,11 +52,16 @@ impl Step<'_> {
     /// A crash may leave the first events of a turn on disk without the rest: a failure without what it means for those that
     /// read its output.
     fn fail_downstream_again(&mut self) {
-        let failed = (0u32..)
+        let failed = [PartitionState::Failed, PartitionState::UpstreamFailed];
+        if failed.iter().all(|state| self.state.count(*state) == 0) {
+            return;
+        }
+        let indices: Vec<_> = (0u32..)
             .zip(&self.state.partitions)
-            .find(|(_, run)| run.state == PartitionState::Failed)
-            .map(|(index, _)| index);
-        if let Some(index) = failed {
+            .filter(|(_, run)| failed.contains(&run.state))
+            .map(|(index, _)| index)
+            .collect();
+        for index in indices {
             self.fail_downstream(index);
         }
     }
@@ -69,17 +74,13 @@ impl Step<'_> {
     }
 
     /// `pending` does not hold blocked partitions that were free to run when the server went away.
-    fn unblock_first(&mut self) {
-        if self.record.plan.shape == DependencyShape::Independent {
-            return;
+    fn unblock_all(&mut self) {
+        let count = u32::try_from(self.state.partitions.len()).unwrap_or(u32::MAX);
+        if self.state.count(PartitionState::Blocked) > 0 {
+            (0..count).for_each(|index| self.free_if_unblocked(index));
         }
-        let first = (0u32..)
-            .zip(&self.state.partitions)
-            .find(|(_, run)| !run.state.is_terminal());
-        if let Some((index, run)) = first
-            && run.state == PartitionState::Blocked
-        {
-            self.state.pending.insert(index);
+        for index in &self.state.pending {
+            self.state.ready_micros.insert(*index, self.now_micros);
         }
     }
 

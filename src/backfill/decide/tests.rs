@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use self::world::*;
 use super::*;
+use crate::{backfill::model::DependencyShape, time::Grain};
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
@@ -14,7 +15,7 @@ proptest! {
     fn every_life_is_in_order_and_ends(
         sequential in any::<bool>(),
         max_active in 1u32..5,
-        settings in (any::<bool>(), any::<bool>()),
+        settings in (any::<bool>(), any::<bool>(), 1u32..4),
         skipped in prop::collection::vec(prop::bool::weighted(0.1), 1..12),
         happenings in prop::collection::vec(happening(), 0..120),
     ) {
@@ -22,8 +23,38 @@ proptest! {
         let max_active = if sequential { 1 } else { max_active };
         // A backfill in which nothing runs is refused.
         prop_assume!(skipped.contains(&false));
-        let settings = Settings { stop: settings.0, backwards: settings.1 && !sequential };
+        let settings = Settings {
+            stop: settings.0,
+            backwards: settings.1 && !sequential,
+            per_task: if sequential { 1 } else { settings.2 },
+        };
         let mut world = World::new(record_with(shape, max_active, &skipped, settings));
+        for happening in happenings {
+            world.step(happening);
+        }
+        world.run_out();
+        world.check_end();
+    }
+
+    #[test]
+    fn every_life_of_several_transforms_is_in_order_and_ends(
+        members in members(),
+        days in 5usize..14,
+        max_active in 1u32..5,
+        settings in (any::<bool>(), any::<bool>(), 1u32..4),
+        skipped in prop::collection::vec(prop::bool::weighted(0.1), 1..12),
+        happenings in prop::collection::vec(happening(), 0..160),
+    ) {
+        let in_order = members.iter().any(|member| member.shape == DependencyShape::Sequential);
+        let settings = Settings {
+            stop: settings.0,
+            backwards: settings.1 && !in_order,
+            per_task: settings.2,
+        };
+        prop_assume!(skipped.contains(&false));
+        let record = record_of(&members, days, max_active, &skipped, settings);
+        prop_assume!(record.plan.run_count() > 0);
+        let mut world = World::new(record);
         for happening in happenings {
             world.step(happening);
         }
@@ -32,11 +63,118 @@ proptest! {
     }
 }
 
+/// Two to four transforms, each reading some of those before it.
+fn members() -> impl Strategy<Value = Vec<Member>> {
+    let one = (
+        any::<bool>(),
+        any::<bool>(),
+        prop::collection::btree_map(0u32..3, 0i64..4, 0..3),
+    );
+    prop::collection::vec(one, 2..5).prop_map(|drawn| {
+        let members = (0u32..).zip(drawn);
+        members
+            .map(|(place, (sequential, weekly, reads))| Member {
+                shape: if sequential {
+                    DependencyShape::Sequential
+                } else {
+                    DependencyShape::Independent
+                },
+                grain: if weekly { Grain::Weekly } else { Grain::Daily },
+                reads: reads.into_iter().filter(|(one, _)| *one < place).collect(),
+            })
+            .collect()
+    })
+}
+
+/// Days, and weeks that read them.
+fn days_and_weeks(days: usize, settings: Settings) -> Record {
+    let member = |grain, reads| Member {
+        shape: DependencyShape::Independent,
+        grain,
+        reads,
+    };
+    let members = [
+        member(Grain::Daily, Vec::new()),
+        member(Grain::Weekly, vec![(0, 0)]),
+    ];
+    record_of(&members, days, 64, &[false], settings)
+}
+
+fn labels_in(world: &World, state: PartitionState) -> Vec<String> {
+    let all = world.record.plan.partitions.iter();
+    let runs = all.zip(&world.state.partitions);
+    let found = runs.filter(|(_, run)| run.state == state);
+    found
+        .map(|(planned, _)| planned.partition.label.clone())
+        .collect()
+}
+
+#[test]
+fn a_failure_fails_exactly_what_reads_it_and_a_retry_takes_both_up() {
+    // From Thursday, 1970-01-01, on: four days, and two whole weeks.
+    let mut world = World::new(days_and_weeks(18, Settings::default()));
+    assert_eq!(world.computing.len(), 18, "weeks wait");
+    let planned = world.record.plan.partitions.iter();
+    let tuesday = planned.map(|it| it.partition.label.as_str());
+    let tuesday = tuesday
+        .zip(0u32..)
+        .find(|(label, _)| *label == "1970-01-13");
+    let (_, index) = tuesday.expect("planned");
+    world.computing.retain(|it| it.0 != index);
+    world.send(failed(index, 1, false));
+    assert_eq!(
+        labels_in(&world, PartitionState::UpstreamFailed),
+        ["1970-W03"]
+    );
+    let week = labels_in(&world, PartitionState::Blocked);
+    assert_eq!(week, ["1970-W02"]);
+    world.run_out();
+    assert_eq!(world.state.state, BackfillState::PartiallySucceeded);
+    let messages = world.state.partitions.iter();
+    let messages: Vec<_> = messages.filter_map(|run| run.message.clone()).collect();
+    assert!(
+        messages.contains(&"partition 1970-01-13 of t0, which it reads, failed".to_owned()),
+        "{messages:?}"
+    );
+    world.send(Command::Retry);
+    assert_eq!(world.computing, [(index, 2)]);
+    assert_eq!(labels_in(&world, PartitionState::Blocked), ["1970-W03"]);
+    world.run_out();
+    world.check_end();
+    assert_eq!(world.state.state, BackfillState::Succeeded);
+}
+
+#[test]
+fn a_task_takes_one_slot_for_its_neighbours() {
+    let settings = Settings {
+        per_task: 4,
+        ..Settings::default()
+    };
+    let shape = DependencyShape::Independent;
+    let skipped = [false, false, true, false, false, false, false, false, false];
+    let mut world = World::new(record_with(shape, 2, &skipped, settings));
+    let computing: Vec<_> = world.computing.iter().map(|it| it.0).collect();
+    assert_eq!(computing, [0, 1, 3, 4, 5, 6], "a task holds no gap");
+    assert_eq!(world.state.computing_count(), 2);
+    world.send(Command::Staged {
+        index: 0,
+        attempt: 1,
+    });
+    assert_eq!(world.state.computing_count(), 2);
+    world.computing.retain(|it| it.0 > 1);
+    world.waiting.push((0, 1));
+    world.send(failed(1, 1, true));
+    assert_eq!(world.state.count(PartitionState::WaitingRetry), 1);
+    assert_eq!(world.state.computing_count(), 2, "the next task began");
+    assert_eq!(world.state.count(PartitionState::Running), 1 + 4 + 2);
+}
+
 #[test]
 fn a_retry_takes_up_what_a_first_failure_left_out() {
     let settings = Settings {
         stop: true,
         backwards: true,
+        ..Settings::default()
     };
     let shape = DependencyShape::Independent;
     let mut world = World::new(record_with(shape, 1, &[false; 3], settings));

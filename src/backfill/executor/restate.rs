@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    backfill::model::{DependencyShape, Reprocess},
+    backfill::model::{DependencyShape, Reprocess, TransformPlan, TransformRef},
     time::ValidTime,
 };
 
@@ -70,13 +70,26 @@ impl Handle {
                 parent_to: record.spec.to,
             });
         }
-        let extends = record.plan.shape == DependencyShape::Sequential
-            && from < asked_to
-            && asked_to < record.spec.to;
+        let plan = &record.plan;
+        if what.revision.is_some() && plan.transforms.len() > 1 {
+            return Err(Error::invalid(
+                "revision",
+                format!("backfill {} has several transforms", record.name),
+            ));
+        }
+        let transforms = plan.transforms.iter().map(|one| TransformRef {
+            name: one.transform.clone(),
+            revision: Some(what.revision.unwrap_or(one.revision)),
+        });
+        let mut transforms: Vec<_> = transforms.collect();
+        transforms.sort_by(|a, b| a.name.cmp(&b.name));
+        let in_order = |one: &TransformPlan| one.shape == DependencyShape::Sequential;
+        let extends =
+            plan.transforms.iter().any(in_order) && from < asked_to && asked_to < record.spec.to;
         let spec = BackfillSpec {
             from,
             to: if extends { record.spec.to } else { asked_to },
-            revision: Some(what.revision.unwrap_or(record.plan.revision)),
+            transforms,
             reprocess: Reprocess::Completed,
             ..record.spec.clone()
         };

@@ -1,7 +1,7 @@
 //! Gathering what staleness is told from, and putting the reasons together.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::Arc,
 };
 
@@ -9,18 +9,18 @@ use super::{
     StalePartition, StaleReason, Standing, Standings,
     entities::{self, Look},
     files::SourceDiff,
-    prior::PriorFiles,
+    tables::TableFiles,
 };
 use crate::{
     backfill::{
         Result,
         executor::Backfills,
         inputs::{Inputs, InputsStore},
-        model::{Knowledge, PartitionState, PlannedPartition, Record},
+        model::{Knowledge, PartitionState, PlannedPartition, Record, TransformPlan},
     },
     catalog::{Catalog, Transform},
     engine::{Reads, SourceFile, prior_range, source},
-    lake::Lake,
+    lake::{self, Lake},
     store::Store,
     time::{Interval, Partition, SysTime, ValidTime},
 };
@@ -74,13 +74,17 @@ pub(in crate::backfill) struct Published {
     /// Its place in the plan.
     pub(super) index: usize,
     pub(super) attempt: u32,
-    pub(super) start_micros: Option<i64>,
     pub(super) end_micros: i64,
 }
 
 impl Published {
     fn planned(&self) -> &PlannedPartition {
         &self.record.plan.partitions[self.index]
+    }
+
+    /// Its transform, as the backfill ran it.
+    fn transform(&self) -> &TransformPlan {
+        &self.record.plan.transforms[self.planned().transform as usize]
     }
 
     pub(in crate::backfill) fn partition(&self) -> &Partition {
@@ -94,7 +98,7 @@ impl Finding {
         StalePartition {
             partition: published.partition().clone(),
             backfill: published.record.name.clone(),
-            revision: published.record.plan.revision,
+            revision: published.transform().revision,
             knowledge: published.record.plan.knowledge,
             basis: published.planned().basis,
             publish_micros: published.end_micros,
@@ -161,7 +165,7 @@ impl Finder {
             .collect();
         let found = entities::find(&self.store, &looks, scope.latest)?;
         let mut files = Files::new(self);
-        let mut priors: Option<PriorFiles> = None;
+        let mut tables = Tables::new(self);
         let mut findings = Findings {
             partitions: Vec::with_capacity(asked.len()),
             commit_count: found.commit_count,
@@ -178,15 +182,7 @@ impl Finder {
             }
             reasons.extend(entity);
             reasons.extend(files.reasons(&published, &inputs.reads)?);
-            if ran.spec.prior.is_some() && (inputs.reads.prior.is_some() || !inputs.recorded) {
-                let priors = match &mut priors {
-                    Some(priors) => priors,
-                    None => priors.insert(self.prior_files(&ran)?),
-                };
-                let reach = prior_range(&ran.spec, published.partition().start);
-                let read = inputs.reads.prior.as_ref();
-                reasons.extend(priors.reason(&published, read, reach, &all));
-            }
+            reasons.extend(tables.reasons(&published, &ran, inputs)?);
             findings.partitions.push(Finding {
                 depends_on_knowledge: self.depends_on_knowledge(&inputs.reads)?,
                 published,
@@ -201,7 +197,8 @@ impl Finder {
         let mut all: BTreeMap<ValidTime, Published> = BTreeMap::new();
         for watched in self.backfills.read().values() {
             let record = &watched.record;
-            if record.plan.output_table != table {
+            let writes = |one: &TransformPlan| one.output_table == table;
+            if !record.plan.transforms.iter().any(writes) {
                 continue;
             }
             let state = watched.visible.read();
@@ -214,12 +211,12 @@ impl Finder {
                 let is_later = all
                     .get(&start)
                     .is_none_or(|latest| latest.end_micros <= end_micros);
-                if run.state == PartitionState::Succeeded && is_later {
+                let is_of_table = record.plan.transform_of(planned).is_some_and(writes);
+                if run.state == PartitionState::Succeeded && is_later && is_of_table {
                     let published = Published {
                         record: Arc::clone(record),
                         index,
                         attempt: run.attempt,
-                        start_micros: run.start_micros,
                         end_micros,
                     };
                     all.insert(start, published);
@@ -263,10 +260,14 @@ impl Finder {
         Ok(false)
     }
 
-    fn prior_files(&self, transform: &Transform) -> Result<PriorFiles> {
-        let table = &transform.spec.output_table;
+    /// What a table holds. One that is not there holds nothing: a table is made by the first backfill that writes it.
+    fn table_files(&self, table: &str) -> Result<TableFiles> {
         let everything = Interval::starting_at(ValidTime::MIN);
-        Ok(PriorFiles::new(self.lake.files(table, None, everything)?))
+        let files = match self.lake.files(table, None, everything) {
+            Err(lake::Error::TableNotFound { .. }) => Vec::new(),
+            files => files?,
+        };
+        Ok(TableFiles::new(files, self.published(table)))
     }
 }
 
@@ -293,7 +294,7 @@ impl<'a> Revisions<'a> {
     }
 
     fn get(&mut self, published: &Published) -> Result<Arc<Transform>> {
-        let plan = &published.record.plan;
+        let plan = published.transform();
         let key = (plan.transform.clone(), plan.revision);
         if let Some(known) = self.known.get(&key) {
             return Ok(Arc::clone(known));
@@ -305,12 +306,72 @@ impl<'a> Revisions<'a> {
     }
 }
 
+/// Tables as they are now.
+struct Tables<'a> {
+    finder: &'a Finder,
+    known: HashMap<String, TableFiles>,
+}
+
+impl<'a> Tables<'a> {
+    fn new(finder: &'a Finder) -> Self {
+        Self {
+            finder,
+            known: HashMap::new(),
+        }
+    }
+
+    /// Whether what a partition read of its own earlier output and of other transforms' tables is not there any more.
+    fn reasons(
+        &mut self,
+        published: &Published,
+        ran: &Transform,
+        inputs: &Remembered,
+    ) -> Result<Vec<StaleReason>> {
+        let mut reasons = Vec::new();
+        let prior = inputs.reads.prior.as_ref();
+        if ran.spec.prior.is_some() && (prior.is_some() || !inputs.recorded) {
+            let reach = prior_range(&ran.spec, published.partition().start);
+            let changed = self
+                .get(&ran.spec.output_table)?
+                .is_changed(published, prior, reach);
+            reasons.extend(changed.map(|republished| StaleReason::Prior { republished }));
+        }
+        for frozen in &published.transform().tables {
+            let read = inputs
+                .reads
+                .tables
+                .iter()
+                .find(|it| it.table == frozen.table);
+            let Some(reach) = frozen.seen_by(published.partition()) else {
+                continue;
+            };
+            if read.is_none() && inputs.recorded {
+                continue;
+            }
+            let read = read.map(|read| &read.files);
+            let changed = self.get(&frozen.table)?.is_changed(published, read, reach);
+            reasons.extend(changed.map(|republished| StaleReason::Upstream {
+                table: frozen.table.clone(),
+                republished,
+            }));
+        }
+        Ok(reasons)
+    }
+
+    fn get(&mut self, table: &str) -> Result<&mut TableFiles> {
+        match self.known.entry(table.to_owned()) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(unknown) => Ok(unknown.insert(self.finder.table_files(table)?)),
+        }
+    }
+}
+
 /// Sources as they are now, and how they differ from what backfills froze.
 struct Files<'a> {
     finder: &'a Finder,
     now: HashMap<String, Vec<SourceFile>>,
-    /// By backfill.
-    diffs: HashMap<String, Vec<(String, SourceDiff)>>,
+    /// By backfill and the place of the transform in it.
+    diffs: HashMap<(String, u32), Vec<(String, SourceDiff)>>,
 }
 
 impl<'a> Files<'a> {
@@ -323,14 +384,15 @@ impl<'a> Files<'a> {
     }
 
     fn reasons(&mut self, published: &Published, reads: &Reads) -> Result<Vec<StaleReason>> {
-        let name = &published.record.name;
-        if !self.diffs.contains_key(name) {
-            let diffs = self.diff(&published.record)?;
-            self.diffs.insert(name.clone(), diffs);
+        let place = published.planned().transform;
+        let key = (published.record.name.clone(), place);
+        if !self.diffs.contains_key(&key) {
+            let diffs = self.diff(published.transform())?;
+            self.diffs.insert(key.clone(), diffs);
         }
         let partition = published.partition();
         let window = Interval::new(partition.start, partition.end);
-        let diffs = self.diffs.get(name).map(Vec::as_slice);
+        let diffs = self.diffs.get(&key).map(Vec::as_slice);
         Ok(diffs
             .unwrap_or_default()
             .iter()
@@ -339,9 +401,9 @@ impl<'a> Files<'a> {
             .collect())
     }
 
-    fn diff(&mut self, record: &Record) -> Result<Vec<(String, SourceDiff)>> {
+    fn diff(&mut self, transform: &TransformPlan) -> Result<Vec<(String, SourceDiff)>> {
         let mut diffs = Vec::new();
-        for frozen in &record.plan.sources {
+        for frozen in &transform.sources {
             if !self.now.contains_key(&frozen.source) {
                 let declared = self.finder.catalog.source(&frozen.source)?;
                 let listed = source::list_files(&declared)?;

@@ -2,18 +2,18 @@
 //!
 //! A partition is stale when its transform computes otherwise since; when an entity that it looked at has another answer,
 //! in what it looked at, at the basis that it would read now; when an entity type that it looked at lost an entity by
-//! erasure; when the files of a source in its window are others; when a partition that it reads as `prior` was published
-//! again. What its query looked at is recorded with it ([`inputs`](super::inputs)).
+//! erasure; when the files of a source in its window are others; when a partition that it reads as `prior`, or
+//! of another transform's table, was published again. What its query looked at is recorded with it ([`inputs`](super::inputs)).
 //!
 //! A partition as known now would read the latest basis now. One as known then, or at a basis, would read its own basis again,
 //! whose answers do not change: what is learned later does not make it stale, only an erasure does.
 //!
-//! `find` gathers, `files` and `prior` compare files, `entities` goes through the commit log.
+//! `find` gathers, `files` and `tables` compare files, `entities` goes through the commit log.
 
 mod entities;
 mod files;
 mod find;
-mod prior;
+mod tables;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -129,6 +129,13 @@ pub enum StaleReason {
         /// The earlier partition, and the backfill that published it last. `None`: its files were replaced otherwise.
         republished: Option<(Partition, String)>,
     },
+    /// Of another transform's table, a partition that it reads was published again.
+    Upstream {
+        /// The table.
+        table: String,
+        /// As in `Prior`.
+        republished: Option<(Partition, String)>,
+    },
 }
 
 /// What differs of an entity.
@@ -215,6 +222,18 @@ impl fmt::Display for StaleReason {
             Self::Prior { republished: None } => {
                 f.write_str("an earlier partition, which it reads, has other files")
             }
+            Self::Upstream {
+                table,
+                republished: Some((partition, backfill)),
+            } => write!(
+                f,
+                "table {table}: partition {}, which it reads, was published by {backfill} since",
+                partition.label
+            ),
+            Self::Upstream {
+                table,
+                republished: None,
+            } => write!(f, "table {table}: what it reads has other files"),
         }
     }
 }

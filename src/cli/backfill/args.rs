@@ -17,8 +17,9 @@ use crate::{
 /// What to run.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SpecArgs {
-    /// The transform's name
-    pub(super) transform: String,
+    /// What to run; several transforms run as one backfill, in whatever order they are named
+    #[arg(required = true, value_name = "TRANSFORM[@REVISION]")]
+    pub(super) transforms: Vec<String>,
     /// First partition's start, inclusive
     #[arg(long, value_name = "TIME")]
     pub(super) from: TimeArg,
@@ -34,12 +35,16 @@ pub(crate) struct SpecArgs {
     /// With as-known-then: how long after a partition's end its pipeline ran, such as 6h
     #[arg(long, value_name = "DURATION", value_parser = times::parse_duration)]
     pub(super) availability_delay: Option<Duration>,
-    /// The transform's revision; without it: the latest
+    /// The transform's revision, as TRANSFORM@REVISION; without it: the latest
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     pub(super) revision: u32,
     /// Partitions that may run at once, 1 to 64; without it: the server's default
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
     pub(super) max_active_partitions: u32,
+    /// Neighbouring partitions that one task computes, one after the other, and that are committed together;
+    /// without it: 1
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
+    pub(super) partitions_per_task: u32,
     /// Tries per partition; without it: the transform's
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
     pub(super) max_attempts: u32,
@@ -210,15 +215,23 @@ pub(crate) struct WatchArgs {
 
 /// The spec for the wire. Asks the server for the transform's zone only where a time needs it.
 pub(super) async fn spec(args: &SpecArgs, client: &Client) -> Result<pb::BackfillSpec, Error> {
+    let mut named = Vec::new();
+    for text in &args.transforms {
+        named.push(transform_revision(text, args.revision)?);
+    }
+    if args.revision > 0 && named.len() > 1 {
+        return Err(Error::Usage(
+            "--revision goes with one transform; of several, name each as TRANSFORM@REVISION"
+                .to_owned(),
+        ));
+    }
     let zone = if args.from.needs_zone() || args.to.needs_zone() {
-        times::zone(
-            &transform::get(client, &args.transform, args.revision)
-                .await?
-                .time_zone,
-        )?
+        common_zone(&named, client).await?
     } else {
         chrono_tz::Tz::UTC
     };
+    let only = (named.len() == 1).then(|| named.remove(0));
+    let only = only.unwrap_or_default();
     let knowledge = Knowledge::from(args.knowledge);
     if args.basis.is_some() && knowledge != Knowledge::AtBasis {
         return Err(Error::Usage(
@@ -231,8 +244,10 @@ pub(super) async fn spec(args: &SpecArgs, client: &Client) -> Result<pb::Backfil
         ));
     }
     Ok(pb::BackfillSpec {
-        transform: args.transform.clone(),
-        revision: args.revision,
+        transform: only.transform,
+        revision: only.revision,
+        transforms: named,
+        partitions_per_task: args.partitions_per_task,
         from: Some(times::timestamp(args.from.resolve(zone)?)),
         to: Some(times::timestamp(args.to.resolve(zone)?)),
         knowledge: knowledge.into(),
@@ -255,6 +270,53 @@ pub(super) async fn spec(args: &SpecArgs, client: &Client) -> Result<pb::Backfil
     })
 }
 
+/// `daily` or `daily@3`.
+fn transform_revision(text: &str, revision: u32) -> Result<pb::TransformRevision, Error> {
+    let Some((name, given)) = text.split_once('@') else {
+        return Ok(pb::TransformRevision {
+            transform: text.to_owned(),
+            revision,
+        });
+    };
+    let given = given.parse().map_err(|_| {
+        Error::Usage(format!(
+            "{text:?} is not of the form TRANSFORM@REVISION, such as daily_punctuality@3"
+        ))
+    })?;
+    if revision > 0 {
+        return Err(Error::Usage(format!(
+            "the revision is given twice: {text} and --revision {revision}"
+        )));
+    }
+    Ok(pb::TransformRevision {
+        transform: name.to_owned(),
+        revision: given,
+    })
+}
+
+/// The zone of all these transforms.
+async fn common_zone(
+    named: &[pb::TransformRevision],
+    client: &Client,
+) -> Result<chrono_tz::Tz, Error> {
+    let mut common: Option<String> = None;
+    for one in named {
+        let zone = transform::get(client, &one.transform, one.revision)
+            .await?
+            .time_zone;
+        match &common {
+            Some(common) if *common != zone => {
+                return Err(Error::Usage(format!(
+                    "the transforms have different time zones, {common} and {zone}: give --from and --to with an offset, \
+                     such as 2013-01-01T05:00:00Z"
+                )));
+            }
+            Some(_) | None => common = Some(zone),
+        }
+    }
+    Ok(times::zone(&common.unwrap_or_default())?)
+}
+
 /// Labels as they are given, by key.
 pub(super) fn labels(arguments: &[String]) -> Result<HashMap<String, String>, Error> {
     let mut labels = HashMap::new();
@@ -272,6 +334,22 @@ pub(super) fn labels(arguments: &[String]) -> Result<HashMap<String, String>, Er
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn transforms_may_name_their_revision() {
+        let named = |text, revision| transform_revision(text, revision).ok();
+        let of = |name: &str, revision| {
+            Some(pb::TransformRevision {
+                transform: name.to_owned(),
+                revision,
+            })
+        };
+        assert_eq!(named("daily", 0), of("daily", 0));
+        assert_eq!(named("daily", 2), of("daily", 2));
+        assert_eq!(named("daily@3", 0), of("daily", 3));
+        assert_eq!(named("daily@3", 2), None);
+        assert_eq!(named("daily@x", 0), None);
+    }
 
     #[test]
     fn labels_have_keys() {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{args::RestateArgs, show};
+use super::{args::RestateArgs, show, transforms};
 use crate::{
     cli::{
         Outcome,
@@ -122,7 +122,7 @@ pub(super) async fn restate(
     format: Format,
     clock: &Arc<dyn Clock>,
 ) -> Result<Outcome, Error> {
-    let zone = times::zone(&super::fetch(client, &args.name).await?.time_zone)?;
+    let zone = transforms::zone(&super::fetch(client, &args.name).await?.transforms)?;
     let resolve = |time: &Option<times::TimeArg>| -> Result<_, Error> {
         match time {
             Some(time) => Ok(Some(times::timestamp(time.resolve(zone)?))),

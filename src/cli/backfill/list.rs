@@ -1,6 +1,6 @@
 //! `hindcast backfill list` and `hindcast backfill partitions`.
 
-use super::args::labels;
+use super::{args::labels, transforms};
 use crate::{
     cli::{
         client::Client,
@@ -59,6 +59,14 @@ pub(crate) struct PartitionsArgs {
     /// Only partitions in this state, such as failed; may be repeated
     #[arg(long = "state", value_name = "STATE", value_parser = parse_partition_state)]
     states: Vec<PartitionState>,
+    /// Only partitions of this transform
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "NAME"
+    )]
+    transform: String,
     /// Show every attempt, with its times and outcome
     #[arg(long)]
     attempts: bool,
@@ -118,11 +126,11 @@ pub(super) async fn list(args: &ListArgs, client: &Client, format: Format) -> Re
     let mut columns = Columns::new(&headings);
     for backfill in &backfills {
         let spec = backfill.spec.clone().unwrap_or_default();
-        let zone = times::zone(&backfill.time_zone)?;
+        let zone = transforms::zone(&backfill.transforms)?;
         let counts = backfill.partition_counts.as_ref();
         let mut fields = Vec::from(row![
             &backfill.name,
-            &spec.transform,
+            transforms::short_names(&backfill.transforms),
             times::show_boundary(spec.from.as_ref(), zone),
             times::show_boundary(spec.to.as_ref(), zone),
             known_at(spec.knowledge()),
@@ -162,6 +170,7 @@ pub(super) async fn partitions(
         page_size: PARTITION_PAGE_SIZE,
         page_token: String::new(),
         include_attempts: args.attempts,
+        transform: args.transform.clone(),
     };
     let mut partitions = Vec::new();
     loop {
@@ -185,7 +194,8 @@ pub(super) async fn partitions(
     if args.attempts {
         return show_attempts(&partitions);
     }
-    let mut columns = Columns::new(&[
+    let several = are_of_several(&partitions);
+    let mut headings = vec![
         "partition",
         "state",
         ">attempts",
@@ -193,9 +203,13 @@ pub(super) async fn partitions(
         ">rows written",
         "basis",
         "~message",
-    ]);
+    ];
+    if several {
+        headings.insert(0, "transform");
+    }
+    let mut columns = Columns::new(&headings);
     for partition in &partitions {
-        columns.row(row![
+        let mut fields = Vec::from(row![
             &partition.label,
             Field::state(&enum_name::<PartitionState>(partition.state)),
             partition.attempt_count.to_string(),
@@ -204,23 +218,40 @@ pub(super) async fn partitions(
             times::show_or_dash(partition.basis.as_ref()),
             &partition.message,
         ]);
+        if several {
+            fields.insert(0, partition.transform.as_str().into());
+        }
+        columns.row(fields);
     }
     columns.print("no such partitions")
 }
 
+fn are_of_several(partitions: &[pb::Partition]) -> bool {
+    let mut transforms = partitions.iter().map(|partition| &partition.transform);
+    let first = transforms.next();
+    transforms.any(|transform| Some(transform) != first)
+}
+
 fn show_attempts(partitions: &[pb::Partition]) -> Result<(), Error> {
-    let mut columns = Columns::new(&[
+    let several = are_of_several(partitions);
+    let mut headings = vec![
         "partition",
         ">attempt",
         "state",
         "started",
+        ">waited",
         ">computed in",
         ">took",
+        ">memory",
         ">rows read",
         ">rows written",
         ">size",
         "~message",
-    ]);
+    ];
+    if several {
+        headings.insert(0, "transform");
+    }
+    let mut columns = Columns::new(&headings);
     for partition in partitions {
         for attempt in &partition.attempts {
             let since_start =
@@ -230,18 +261,25 @@ fn show_attempts(partitions: &[pb::Partition]) -> Result<(), Error> {
                     }
                     _ => String::new(),
                 };
-            columns.row(row![
+            let waited = attempt.slot_wait.as_ref().map(times::from_wire_duration);
+            let mut fields = Vec::from(row![
                 &partition.label,
                 attempt.attempt.to_string(),
                 Field::state(&enum_name::<PartitionState>(attempt.state)),
                 times::show_seconds(attempt.start_time.as_ref()),
+                waited.map_or_else(String::new, times::show_duration),
                 since_start(attempt.staged_time.as_ref()),
                 since_start(attempt.end_time.as_ref()),
+                times::show_size(attempt.peak_memory_bytes),
                 output::count(attempt.rows_read),
                 output::count(attempt.rows_written),
                 times::show_size(attempt.bytes_written),
                 &attempt.message,
             ]);
+            if several {
+                fields.insert(0, partition.transform.as_str().into());
+            }
+            columns.row(fields);
         }
     }
     columns.print("no attempts yet")

@@ -5,10 +5,12 @@ mod control;
 mod list;
 mod show;
 mod stale;
+mod transforms;
 
 use std::sync::Arc;
 
 use self::args::{CreateArgs, PlanArgs, RestateArgs, WatchArgs};
+pub(crate) use self::transforms::short_names;
 use super::{
     Outcome,
     client::{Client, required},
@@ -39,7 +41,13 @@ Examples:
   hindcast backfill create daily_punctuality --from 2013-01-01 --to 2013-04-01 \\
     --knowledge as-known-now --watch
   hindcast backfill create daily_punctuality --from 2013-02-08 --to 2013-02-09 \\
-    --knowledge at-basis --basis 2026-03-01T12:00:00Z";
+    --knowledge at-basis --basis 2026-03-01T12:00:00Z
+
+Several transforms run as one backfill: a partition waits for those partitions of
+the others that it reads. Where their calendars differ, --from and --to lie on one
+of them, and the others run the partitions that lie wholly between:
+  hindcast backfill create daily_delays weekly_delays \\
+    --from 2013-01-07 --to 2013-04-01 --knowledge as-known-now --watch";
 
 /// Backfills: one transform over a range of partitions, all pinned at creation
 #[derive(Debug, clap::Subcommand)]
@@ -149,7 +157,7 @@ pub(crate) async fn run(
             Some(name) => watch::run(client, name, args.after_sequence, format, clock).await,
             None => {
                 let labels = args::labels(&args.labels)?;
-                watch::run_all(client, &args.transform, labels, format).await
+                watch::run_all(client, &args.transform, labels, format, clock).await
             }
         },
     }

@@ -1,5 +1,6 @@
 //! Plans and backfills, for people.
 
+use super::transforms;
 use crate::{
     cli::{
         error::Error,
@@ -20,12 +21,22 @@ pub(super) fn show_plan(plan: &pb::Plan, all: bool) -> Result<(), Error> {
         .iter()
         .filter(|partition| partition.action() == PartitionAction::Run)
         .count();
+    let several = plan.transforms.len() > 1;
+    if several {
+        output::line("transforms")?;
+        let transforms = transforms::facts(&plan.transforms);
+        let transforms: Vec<_> = transforms
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.clone()))
+            .collect();
+        output::facts(&transforms)?;
+        output::line("")?;
+    }
+    let only = |text: String| if several { String::new() } else { text };
     output::facts(&[
-        (
-            "transform",
-            format!("{} revision {}", plan.transform, plan.revision),
-        ),
-        ("output", format!("table {}", plan.output_table)),
+        ("transform", only(transforms::revisions(&plan.transforms))),
+        ("output", only(format!("table {}", plan.output_table))),
+        ("reads", transforms::reads(&plan.transforms)),
         ("knowledge", knowledge_words(plan.knowledge()).to_owned()),
         (
             "partitions",
@@ -38,11 +49,13 @@ pub(super) fn show_plan(plan: &pb::Plan, all: bool) -> Result<(), Error> {
             "order",
             order_words(
                 plan.dependency_shape(),
+                several,
                 plan.max_active_partitions,
                 plan.run_backwards,
             ),
         ),
-        ("attempts", attempts_words(plan)),
+        ("tasks", tasks_words(plan.partitions_per_task)),
+        ("attempts", only(attempts_words(plan))),
         (
             "estimate",
             plan.estimate
@@ -53,15 +66,13 @@ pub(super) fn show_plan(plan: &pb::Plan, all: bool) -> Result<(), Error> {
     ])?;
     show_warnings(&plan.warnings)?;
     output::line("")?;
-    let mut columns = Columns::new(&[
-        "partition",
-        "start",
-        "end",
-        "action",
-        "basis",
-        ">files",
-        "~why",
-    ]);
+    let mut headings = vec!["partition", "start", "end", "action", "basis", ">files"];
+    if several {
+        headings.insert(0, "transform");
+        headings.push(">waits for");
+    }
+    headings.push("~why");
+    let mut columns = Columns::new(&headings);
     let count = plan.partitions.len();
     let cut = if all || count <= 4 * PLAN_EDGE {
         count..count
@@ -83,16 +94,22 @@ pub(super) fn show_plan(plan: &pb::Plan, all: bool) -> Result<(), Error> {
                 columns.row(row!["…", format!("{hidden} more: --all shows them")]);
                 hidden = 0;
             }
-            columns.row(row![
+            let mut fields = Vec::from(row![
                 &partition.label,
                 times::show_or_dash(partition.start.as_ref()),
                 times::show_or_dash(partition.end.as_ref()),
                 enum_name::<PartitionAction>(partition.action).to_lowercase(),
                 times::show_or_dash(partition.basis.as_ref()),
                 partition.file_count.to_string(),
-                // One of the two is empty.
-                format!("{}{}", partition.skip_reason, partition.run_reason),
             ]);
+            if several {
+                fields.insert(0, partition.transform.as_str().into());
+                fields.push(partition.upstream_count.to_string().into());
+            }
+            // One of the two is empty.
+            let why = format!("{}{}", partition.skip_reason, partition.run_reason);
+            fields.push(why.into());
+            columns.row(fields);
         }
     }
     columns.print("no partitions")
@@ -160,7 +177,23 @@ pub(super) fn show_in_the_way(names: &[String]) -> Result<(), Error> {
     show_warnings(&warnings)
 }
 
-fn order_words(shape: DependencyShape, max_active_partitions: u32, backwards: bool) -> String {
+fn tasks_words(partitions_per_task: u32) -> String {
+    match partitions_per_task {
+        0 | 1 => String::new(),
+        count => format!("up to {count} neighbouring partitions each"),
+    }
+}
+
+fn order_words(
+    shape: DependencyShape,
+    several: bool,
+    max_active_partitions: u32,
+    backwards: bool,
+) -> String {
+    if several {
+        let order = if backwards { ", the latest first" } else { "" };
+        return format!("each after what it reads{order}, {max_active_partitions} at once");
+    }
     match shape {
         DependencyShape::Independent if backwards => {
             format!("independent, the latest first, {max_active_partitions} at once")
@@ -178,18 +211,19 @@ pub(super) fn describe_created(backfill: &pb::Backfill) -> String {
     let count = watch::total(backfill.partition_counts.as_ref());
     let spec = backfill.spec.clone().unwrap_or_default();
     format!(
-        "{}: {} of {} revision {}, {}",
+        "{}: {} of {}, {}",
         backfill.name,
         output::counted(count, "partition"),
-        spec.transform,
-        spec.revision,
+        transforms::revisions(&backfill.transforms),
         knowledge_words(spec.knowledge())
     )
 }
 
 pub(super) fn show(backfill: &pb::Backfill) -> Result<(), Error> {
     let spec = backfill.spec.clone().unwrap_or_default();
-    let zone = times::zone(&backfill.time_zone)?;
+    let zone = transforms::zone(&backfill.transforms)?;
+    let several = backfill.transforms.len() > 1;
+    let only = |text: String| if several { String::new() } else { text };
     let local = |time: Option<prost_types::Timestamp>| {
         time.map_or_else(String::new, |t| times::show_local(&t, zone))
     };
@@ -216,20 +250,21 @@ pub(super) fn show(backfill: &pb::Backfill) -> Result<(), Error> {
         ),
         (
             "transform",
-            format!("{} revision {}", spec.transform, spec.revision),
+            only(transforms::revisions(&backfill.transforms)),
         ),
-        ("output", format!("table {}", backfill.output_table)),
+        ("output", only(format!("table {}", backfill.output_table))),
+        ("reads", transforms::reads(&backfill.transforms)),
         (
             "range",
             format!("{} to {}", local(spec.from), local(spec.to)),
         ),
         (
             "partitions",
-            format!(
+            only(format!(
                 "{} ({})",
                 enum_name::<pb::Grain>(backfill.grain).to_lowercase(),
                 backfill.time_zone
-            ),
+            )),
         ),
         ("knowledge", knowledge_words(spec.knowledge()).to_owned()),
         ("basis", optional(spec.basis)),
@@ -238,10 +273,12 @@ pub(super) fn show(backfill: &pb::Backfill) -> Result<(), Error> {
             "order",
             order_words(
                 backfill.dependency_shape(),
+                several,
                 spec.max_active_partitions,
                 spec.run_backwards,
             ),
         ),
+        ("tasks", tasks_words(spec.partitions_per_task)),
         (
             "progress",
             watch::describe_counts(backfill.partition_counts.as_ref()),
@@ -255,5 +292,15 @@ pub(super) fn show(backfill: &pb::Backfill) -> Result<(), Error> {
         ("labels", labels.join(" ")),
         ("restates", backfill.parent.clone()),
         ("first of its line", backfill.root.clone()),
-    ])
+    ])?;
+    if several {
+        output::line("\ntransforms")?;
+        let transforms = transforms::facts(&backfill.transforms);
+        let transforms: Vec<_> = transforms
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.clone()))
+            .collect();
+        output::facts(&transforms)?;
+    }
+    Ok(())
 }

@@ -84,6 +84,8 @@ pub(super) struct RawTransform {
     pub(super) sources: Vec<RawSourceInput>,
     #[serde(default)]
     pub(super) entities: Vec<RawEntityInput>,
+    #[serde(default)]
+    pub(super) tables: Vec<RawTableInput>,
     pub(super) prior: Option<RawPrior>,
     #[serde(default)]
     pub(super) output_columns: Vec<String>,
@@ -109,6 +111,13 @@ pub(super) struct RawEntityInput {
     pub(super) entity_type: String,
     #[serde(default)]
     pub(super) at_partition_start: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTableInput {
+    pub(super) table: String,
+    pub(super) lookback: Option<String>,
 }
 
 #[derive(Deserialize)]

@@ -11,7 +11,7 @@ use std::{
 
 use self::form::{
     RawAttribute, RawEntityInput, RawEntityType, RawFile, RawHive, RawRetry, RawSource,
-    RawSourceInput, RawTransform,
+    RawSourceInput, RawTableInput, RawTransform,
 };
 use super::{times, values};
 use crate::pb::{self, Grain, SourceFormat};
@@ -201,6 +201,11 @@ fn transform(raw: RawTransform, sql: String) -> Result<pb::Transform, String> {
             .map(source_input)
             .collect::<Result<_, _>>()?,
         entities: raw.entities.into_iter().map(entity).collect(),
+        tables: raw
+            .tables
+            .into_iter()
+            .map(table_input)
+            .collect::<Result<_, _>>()?,
         prior: raw.prior.map(|prior| pb::PriorInput {
             partitions: prior.partitions,
         }),
@@ -217,6 +222,13 @@ fn transform(raw: RawTransform, sql: String) -> Result<pb::Transform, String> {
 fn source_input(raw: RawSourceInput) -> Result<pb::SourceInput, String> {
     Ok(pb::SourceInput {
         source: raw.source,
+        lookback: duration("lookback", raw.lookback)?,
+    })
+}
+
+fn table_input(raw: RawTableInput) -> Result<pb::TableInput, String> {
+    Ok(pb::TableInput {
+        table: raw.table,
         lookback: duration("lookback", raw.lookback)?,
     })
 }
@@ -285,6 +297,7 @@ name = "daily_punctuality"
 sql = "SELECT 1"
 sources = [ { source = "flights", lookback = "36h" } ]
 entities = [ { entity_type = "airport_weather", at_partition_start = true } ]
+tables = [ { table = "delays", lookback = "6d" } ]
 prior = { partitions = 1 }
 output_columns = [ "tailnum string" ]
 output_table = "daily_punctuality"

@@ -89,7 +89,7 @@ pub(crate) async fn follow(
     clock: &Arc<dyn Clock>,
 ) -> Result<Watched, Error> {
     view.set_last_sequence(after_sequence);
-    let mut failures = 0;
+    let mut waits = RECONNECT_WAITS_MS.into_iter();
     loop {
         let before = view.last_sequence();
         let end = match stream_once(client, name, view).await {
@@ -105,9 +105,9 @@ pub(crate) async fn follow(
             Err(error) => return Err(error),
         };
         if view.last_sequence() > before {
-            failures = 0;
+            waits = RECONNECT_WAITS_MS.into_iter();
         }
-        let Some(wait_ms) = RECONNECT_WAITS_MS.get(failures) else {
+        let Some(wait) = waits.next().map(Duration::from_millis) else {
             return Err(Error::Failed(format!(
                 "lost the connection to {}: {reason}; the backfill may go on there: hindcast backfill watch {name} \
                  --after-sequence {}",
@@ -115,20 +115,26 @@ pub(crate) async fn follow(
                 view.last_sequence()
             )));
         };
-        failures += 1;
-        let wait = Duration::from_millis(*wait_ms);
-        // What follows is advice to clients that do not come back by themselves.
-        let cause = reason.split(';').next().unwrap_or(&reason);
-        view.note(&format!(
-            "no connection: {cause}; trying again in {}",
-            times::show_duration(wait)
-        ))?;
+        view.note(&describe_loss(&reason, wait))?;
         clock.sleep(wait).await;
     }
 }
 
+/// `no connection: the server is stopping; trying again in 500 ms`.
+fn describe_loss(reason: &str, wait: Duration) -> String {
+    // What follows is advice to clients that do not come back by themselves.
+    let cause = reason.split(';').next().unwrap_or(reason);
+    format!(
+        "no connection: {cause}; trying again in {}",
+        times::show_duration(wait)
+    )
+}
+
 /// Shows one stream until it ends, cleanly or not.
 async fn stream_once(client: &Client, name: &str, view: &mut dyn View) -> Result<(), Error> {
+    if backfill::fetch(client, name).await?.transforms.len() > 1 {
+        view.set_several();
+    }
     let request = pb::WatchBackfillRequest {
         name: name.to_owned(),
         after_sequence: view.last_sequence(),

@@ -35,6 +35,9 @@ pub(crate) trait View {
     /// Remembers where the stream is.
     fn set_last_sequence(&mut self, sequence: u64);
 
+    /// Says that the backfill has several transforms: their partitions are told apart.
+    fn set_several(&mut self);
+
     /// Leaves the terminal tidy.
     fn close(&mut self) {}
 }
@@ -45,7 +48,10 @@ pub(super) fn choose(format: Format) -> Box<dyn View> {
     match format {
         Format::Json => Box::new(JsonView { last_sequence: 0 }),
         Format::Table if on_terminal => Box::new(BarView::new()),
-        Format::Table => Box::new(LineView { last_sequence: 0 }),
+        Format::Table => Box::new(LineView {
+            last_sequence: 0,
+            several: false,
+        }),
     }
 }
 
@@ -71,11 +77,16 @@ impl View for JsonView {
     fn set_last_sequence(&mut self, sequence: u64) {
         self.last_sequence = sequence;
     }
+
+    fn set_several(&mut self) {
+        // Each object names its transform.
+    }
 }
 
 /// One line per event.
 struct LineView {
     last_sequence: u64,
+    several: bool,
 }
 
 impl View for LineView {
@@ -85,7 +96,7 @@ impl View for LineView {
                 "{} #{} {}",
                 times::show_or_dash(event.time.as_ref()),
                 event.sequence,
-                describe_event(event)
+                describe_event(event, self.several)
             )),
             Some(Message::Progress(_) | Message::Heartbeat(_)) | None => Ok(()),
         }
@@ -103,12 +114,17 @@ impl View for LineView {
     fn set_last_sequence(&mut self, sequence: u64) {
         self.last_sequence = sequence;
     }
+
+    fn set_several(&mut self) {
+        self.several = true;
+    }
 }
 
 /// A live bar on standard error; what went wrong scrolls by above it.
 pub(crate) struct BarView {
     bar: ProgressBar,
     last_sequence: u64,
+    several: bool,
 }
 
 impl BarView {
@@ -124,6 +140,7 @@ impl BarView {
         Self {
             bar,
             last_sequence: 0,
+            several: false,
         }
     }
 
@@ -146,7 +163,7 @@ impl View for BarView {
         match &response.message {
             Some(Message::Progress(progress)) => self.show_progress(progress),
             Some(Message::Event(event)) => {
-                if let Some(text) = remarkable(event) {
+                if let Some(text) = remarkable(event, self.several) {
                     self.above(&text);
                 }
             }
@@ -166,6 +183,10 @@ impl View for BarView {
 
     fn set_last_sequence(&mut self, sequence: u64) {
         self.last_sequence = sequence;
+    }
+
+    fn set_several(&mut self) {
+        self.several = true;
     }
 
     fn close(&mut self) {
@@ -202,14 +223,20 @@ fn describe_progress(progress: &pb::Progress) -> String {
 }
 
 /// Events that a person wants to see while the bar runs.
-fn remarkable(event: &pb::Event) -> Option<String> {
+fn remarkable(event: &pb::Event, several: bool) -> Option<String> {
     let style = Style::stderr();
     match event.change.as_ref()? {
         Change::PartitionChanged(change) => match change.state() {
-            PartitionState::Failed => Some(format!("{} {}", style.red("✗"), describe_event(event))),
-            PartitionState::WaitingRetry => {
-                Some(format!("{} {}", style.yellow("↻"), describe_event(event)))
-            }
+            PartitionState::Failed => Some(format!(
+                "{} {}",
+                style.red("✗"),
+                describe_event(event, several)
+            )),
+            PartitionState::WaitingRetry => Some(format!(
+                "{} {}",
+                style.yellow("↻"),
+                describe_event(event, several)
+            )),
             PartitionState::Unspecified
             | PartitionState::Pending
             | PartitionState::Blocked
@@ -219,13 +246,17 @@ fn remarkable(event: &pb::Event) -> Option<String> {
             | PartitionState::Skipped
             | PartitionState::Cancelled => None,
         },
-        Change::BackfillResumed(_) => {
-            Some(format!("{} {}", style.yellow("↻"), describe_event(event)))
-        }
+        Change::BackfillResumed(_) => Some(format!(
+            "{} {}",
+            style.yellow("↻"),
+            describe_event(event, several)
+        )),
         Change::BackfillStateChanged(change) => match change.state() {
-            BackfillState::Paused => {
-                Some(format!("{} {}", style.yellow("‖"), describe_event(event)))
-            }
+            BackfillState::Paused => Some(format!(
+                "{} {}",
+                style.yellow("‖"),
+                describe_event(event, several)
+            )),
             BackfillState::Unspecified
             | BackfillState::Pending
             | BackfillState::Running
@@ -240,7 +271,7 @@ fn remarkable(event: &pb::Event) -> Option<String> {
 }
 
 /// An event in one line.
-fn describe_event(event: &pb::Event) -> String {
+fn describe_event(event: &pb::Event, several: bool) -> String {
     match &event.change {
         Some(Change::BackfillCreated(change)) => {
             let mut text = format!(
@@ -267,7 +298,7 @@ fn describe_event(event: &pb::Event) -> String {
                 output::counted(u64::from(fenced), "attempt")
             ),
         },
-        Some(Change::PartitionChanged(change)) => describe_partition(change),
+        Some(Change::PartitionChanged(change)) => describe_partition(change, several),
         None => "an event that this client does not know".to_owned(),
     }
 }
@@ -276,8 +307,12 @@ fn lower<E: crate::cli::json::WireEnum>(state: i32) -> String {
     enum_name::<E>(state).to_lowercase().replace('_', " ")
 }
 
-fn describe_partition(change: &pb::PartitionChanged) -> String {
-    let label = &change.label;
+fn describe_partition(change: &pb::PartitionChanged, several: bool) -> String {
+    let label = if several {
+        format!("{} of {}", change.label, change.transform)
+    } else {
+        change.label.clone()
+    };
     match change.state() {
         PartitionState::Running => format!("{label} running, attempt {}", change.attempt),
         PartitionState::Succeeded => format!(
@@ -318,6 +353,7 @@ mod tests {
     fn partition(state: PartitionState) -> pb::Event {
         let change = pb::PartitionChanged {
             label: "2013-02-08".to_owned(),
+            transform: "daily".to_owned(),
             state: state.into(),
             attempt: 2,
             rows_read: 930,
@@ -349,15 +385,26 @@ mod tests {
                 "2013-02-08 upstream failed: divide by zero",
             ),
         ] {
-            assert_eq!(describe_event(&partition(state)), text);
+            assert_eq!(describe_event(&partition(state), false), text);
         }
     }
 
     #[test]
+    fn partitions_of_several_transforms_are_told_apart() {
+        assert_eq!(
+            describe_event(&partition(PartitionState::Running), true),
+            "2013-02-08 of daily running, attempt 2"
+        );
+    }
+
+    #[test]
     fn only_trouble_scrolls_above_the_bar() {
-        assert_eq!(remarkable(&partition(PartitionState::Succeeded)), None);
+        assert_eq!(
+            remarkable(&partition(PartitionState::Succeeded), false),
+            None
+        );
         assert!(
-            remarkable(&partition(PartitionState::Failed))
+            remarkable(&partition(PartitionState::Failed), false)
                 .is_some_and(|text| text.contains("divide by zero"))
         );
     }

@@ -6,7 +6,11 @@
 
 mod plan;
 
-use std::{collections::BTreeSet, path::Path, sync::OnceLock};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::OnceLock,
+};
 
 use arrow::array::{StringArray, TimestampMicrosecondArray};
 use parking_lot::Mutex;
@@ -30,6 +34,18 @@ pub struct Reads {
     pub sources: Vec<String>,
     /// Its own earlier output. `None`: it was not read.
     pub prior: Option<FileSet>,
+    /// Other transforms' tables, ascending by name, each with the files that were seen of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableRead>,
+}
+
+/// What was seen of another transform's table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableRead {
+    /// Its name.
+    pub table: String,
+    /// The files, by partition start and path.
+    pub files: FileSet,
 }
 
 /// One look at an entity type.
@@ -111,6 +127,13 @@ pub struct FileDigest {
 }
 
 impl FileDigest {
+    /// The digest of these, in this order.
+    pub fn of<'a>(paths: impl Iterator<Item = &'a Path>) -> FileSet {
+        let mut digest = Self::default();
+        paths.for_each(|path| digest.add(path));
+        digest.set()
+    }
+
     /// Adds a file.
     pub fn add(&mut self, path: &Path) {
         self.file_count = self.file_count.saturating_add(1);
@@ -156,6 +179,7 @@ impl Reads {
             entities: entities.collect(),
             sources: sources.map(|input| input.source.clone()).collect(),
             prior: None,
+            tables: Vec::new(),
         }
     }
 }
@@ -169,6 +193,7 @@ pub(super) struct Witness {
     /// By entity input.
     asked: Vec<Mutex<Asked>>,
     prior: OnceLock<FileSet>,
+    tables: Mutex<BTreeMap<String, FileSet>>,
 }
 
 /// What a function was asked for.
@@ -191,6 +216,7 @@ impl Witness {
         Self {
             asked: entities.iter().map(|_| none()).collect(),
             prior: OnceLock::new(),
+            tables: Mutex::default(),
         }
     }
 
@@ -241,6 +267,11 @@ impl Witness {
     fn ids(&self, entity: usize) -> Option<Vec<u32>> {
         let asked = self.asked.get(entity)?.lock();
         Some(asked.ids.as_ref()?.iter().copied().collect())
+    }
+
+    /// This much of another transform's table was there.
+    pub(super) fn saw_table(&self, table: &str, files: FileSet) {
+        self.tables.lock().insert(table.to_owned(), files);
     }
 
     /// `prior` was made of these files.

@@ -16,7 +16,7 @@ use datafusion::{
     logical_expr::{Distinct, Expr, LogicalPlan, TableScan},
 };
 
-use super::{EVERY_ATTRIBUTE, EntityRead, Reads, Sight, Witness};
+use super::{EVERY_ATTRIBUTE, EntityRead, Reads, Sight, TableRead, Witness};
 use crate::{
     engine::{PinnedInputs, as_of::AsOf, session::PRIOR},
     store::columns,
@@ -151,6 +151,15 @@ impl PlanReads {
                 add(Sight::States(range), entity.lookups, witness.ids(index));
             }
         }
+        let seen = witness.tables.lock();
+        let tables = seen
+            .iter()
+            .filter(|(name, _)| self.scanned.contains(*name))
+            .map(|(table, files)| TableRead {
+                table: table.clone(),
+                files: files.clone(),
+            })
+            .collect();
         let is_source = |name: &String| {
             inputs
                 .sources
@@ -158,6 +167,7 @@ impl PlanReads {
                 .any(|source| source.source.name == *name)
         };
         Reads {
+            tables,
             entities,
             sources: self.scanned.into_iter().filter(is_source).collect(),
             prior: witness.prior.get().filter(|_| self.prior).cloned(),

@@ -7,7 +7,7 @@ mod stale;
 mod state;
 
 pub(in crate::grpc) use event::{watch_all_item_to_wire, watch_item_to_wire};
-pub(in crate::grpc) use partition::{attempts_to_wire, partitions_to_wire};
+pub(in crate::grpc) use partition::{Wanted, attempts_to_wire, partitions_to_wire};
 pub(in crate::grpc) use stale::{stale_page_to_wire, stale_query};
 use state::{counts_to_wire, partition_state_to_wire, state_to_wire};
 pub(in crate::grpc) use state::{partition_states_from_wire, states_from_wire};
@@ -16,7 +16,7 @@ use super::{catalog::grain_to_wire, duration, invalid::Invalid, time};
 use crate::{
     backfill::{
         BackfillSpec, DependencyShape, Estimate, Knowledge, Parent, Plan, Planned,
-        PlannedPartition, Record, Reprocess, Restatement, State,
+        PlannedPartition, Record, Reprocess, Restatement, State, TransformPlan, TransformRef,
     },
     error::Violation,
     pb,
@@ -25,6 +25,9 @@ use crate::{
 
 /// Longest request id.
 const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// Most transforms in one backfill.
+const MAX_TRANSFORMS: usize = 32;
 
 /// What a request asks to run.
 pub(in crate::grpc) fn spec(wire: Option<pb::BackfillSpec>) -> Result<BackfillSpec, Invalid> {
@@ -47,17 +50,16 @@ pub(in crate::grpc) fn spec(wire: Option<pb::BackfillSpec>) -> Result<BackfillSp
         run_backwards,
         reprocess_behavior,
         priority,
+        transforms,
+        partitions_per_task,
     } = wire;
-    if transform.is_empty() {
-        return Err(Violation::new("spec.transform", "it is required").into());
-    }
     Ok(BackfillSpec {
-        transform,
-        revision: non_zero(revision),
+        transforms: transforms_from_wire(transform, revision, transforms)?,
         from: required("spec.from", from)?,
         to: required("spec.to", to)?,
         knowledge: knowledge_from_wire(knowledge, basis, availability_delay)?,
         max_active_partitions: non_zero(max_active_partitions),
+        partitions_per_task: non_zero(partitions_per_task),
         max_attempts: non_zero(max_attempts),
         attempt_timeout: duration::attempt_timeout("spec.attempt_timeout", attempt_timeout)?,
         stop_on_first_failure,
@@ -66,6 +68,57 @@ pub(in crate::grpc) fn spec(wire: Option<pb::BackfillSpec>) -> Result<BackfillSp
         priority,
         labels: labels.into_iter().collect(),
     })
+}
+
+/// The transforms to run, by name: their order says nothing.
+fn transforms_from_wire(
+    transform: String,
+    revision: u32,
+    transforms: Vec<pb::TransformRevision>,
+) -> Result<Vec<TransformRef>, Violation> {
+    if transforms.is_empty() {
+        if transform.is_empty() {
+            return Err(Violation::new("spec.transform", "it is required"));
+        }
+        return Ok(vec![TransformRef {
+            name: transform,
+            revision: non_zero(revision),
+        }]);
+    }
+    if !transform.is_empty() || revision > 0 {
+        return Err(Violation::new(
+            "spec.transform",
+            "it does not go with spec.transforms",
+        ));
+    }
+    if transforms.len() > MAX_TRANSFORMS {
+        return Err(Violation::new(
+            "spec.transforms",
+            format!(
+                "there are {}, of {MAX_TRANSFORMS} at most",
+                transforms.len()
+            ),
+        ));
+    }
+    let mut named = Vec::with_capacity(transforms.len());
+    for (index, wire) in transforms.into_iter().enumerate() {
+        let pb::TransformRevision {
+            transform,
+            revision,
+        } = wire;
+        if transform.is_empty() {
+            return Err(Violation::new(
+                format!("spec.transforms[{index}].transform"),
+                "it is required",
+            ));
+        }
+        named.push(TransformRef {
+            name: transform,
+            revision: non_zero(revision),
+        });
+    }
+    named.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(named)
 }
 
 /// What of a backfill is to be restated.
@@ -168,14 +221,14 @@ pub(in crate::grpc) fn request_id(text: String) -> Result<Option<String>, Invali
 
 fn spec_to_wire(record: &Record, state: &State) -> pb::BackfillSpec {
     let BackfillSpec {
-        transform,
-        revision: _,
+        transforms: _,
         from,
         to,
         knowledge,
         max_active_partitions: _,
-        max_attempts: _,
-        attempt_timeout: _,
+        partitions_per_task: _,
+        max_attempts,
+        attempt_timeout,
         stop_on_first_failure,
         run_backwards,
         reprocess,
@@ -200,22 +253,42 @@ fn spec_to_wire(record: &Record, state: &State) -> pb::BackfillSpec {
             Some(duration::micros_to_wire(*availability_delay_micros)),
         ),
     };
+    let (only, several) = only_or_several(&record.plan);
+    let retry = only.map(|one| one.retry);
     pb::BackfillSpec {
-        transform: transform.clone(),
-        revision: record.plan.revision,
+        transform: only.map_or_else(String::new, |one| one.transform.clone()),
+        revision: only.map_or(0, |one| one.revision),
+        transforms: several
+            .iter()
+            .map(|one| pb::TransformRevision {
+                transform: one.transform.clone(),
+                revision: one.revision,
+            })
+            .collect(),
+        partitions_per_task: record.plan.partitions_per_task,
         from: Some(time::to_wire(*from)),
         to: Some(time::to_wire(*to)),
         knowledge: knowledge_to_wire(*knowledge).into(),
         basis,
         availability_delay,
         max_active_partitions: state.max_active(&record.plan),
-        max_attempts: record.plan.retry.max_attempts,
+        max_attempts: retry.map_or(max_attempts.unwrap_or(0), |retry| retry.max_attempts),
         labels: labels.clone().into_iter().collect(),
-        attempt_timeout: record.plan.retry.attempt_timeout.map(duration::to_wire),
+        attempt_timeout: retry
+            .map_or(*attempt_timeout, |retry| retry.attempt_timeout)
+            .map(duration::to_wire),
         stop_on_first_failure: *stop_on_first_failure,
         run_backwards: *run_backwards,
         reprocess_behavior: reprocess_to_wire(*reprocess).into(),
         priority: *priority,
+    }
+}
+
+/// The transform of a plan that has one; otherwise all of them.
+fn only_or_several(plan: &Plan) -> (Option<&TransformPlan>, &[TransformPlan]) {
+    match plan.transforms.as_slice() {
+        [only] => (Some(only), &[]),
+        several => (None, several),
     }
 }
 
@@ -236,14 +309,16 @@ fn shape_to_wire(shape: DependencyShape) -> pb::DependencyShape {
 
 /// A backfill as the wire shows it.
 pub(in crate::grpc) fn backfill_to_wire(record: &Record, state: &State) -> pb::Backfill {
+    let (only, _) = only_or_several(&record.plan);
     pb::Backfill {
         name: record.name.clone(),
         state: state_to_wire(state.state).into(),
         spec: Some(spec_to_wire(record, state)),
-        output_table: record.plan.output_table.clone(),
-        time_zone: record.plan.zone.name().to_owned(),
-        grain: grain_to_wire(record.plan.grain).into(),
-        dependency_shape: shape_to_wire(record.plan.shape).into(),
+        output_table: only.map_or_else(String::new, |one| one.output_table.clone()),
+        time_zone: only.map_or_else(String::new, |one| one.zone.name().to_owned()),
+        grain: only.map_or(0, |one| grain_to_wire(one.grain).into()),
+        dependency_shape: only.map_or(0, |one| shape_to_wire(one.shape).into()),
+        transforms: transforms_to_wire(&record.plan),
         partition_counts: Some(counts_to_wire(state.counts())),
         create_time: Some(micros(record.create_time_micros)),
         start_time: state.start_micros.map(micros),
@@ -266,21 +341,62 @@ fn parent(record: &Record, name: impl FnOnce(&Parent) -> &String) -> String {
 /// A plan as the wire shows it.
 pub(in crate::grpc) fn plan_to_wire(planned: &Planned, plan_hash: String) -> pb::Plan {
     let plan: &Plan = &planned.plan;
+    let (only, _) = only_or_several(plan);
+    let partitions = (0u32..).zip(&plan.partitions);
     pb::Plan {
-        transform: plan.transform.clone(),
-        revision: plan.revision,
-        output_table: plan.output_table.clone(),
+        transform: only.map_or_else(String::new, |one| one.transform.clone()),
+        revision: only.map_or(0, |one| one.revision),
+        output_table: only.map_or_else(String::new, |one| one.output_table.clone()),
         knowledge: knowledge_to_wire(plan.knowledge).into(),
-        dependency_shape: shape_to_wire(plan.shape).into(),
+        dependency_shape: only.map_or(0, |one| shape_to_wire(one.shape).into()),
         max_active_partitions: plan.max_active_partitions,
-        partitions: plan.partitions.iter().map(planned_to_wire).collect(),
+        partitions: partitions
+            .map(|(index, planned)| planned_to_wire(plan, index, planned))
+            .collect(),
         warnings: plan.warnings.clone(),
         plan_hash,
         estimate: planned.estimate.map(estimate_to_wire),
-        max_attempts: plan.retry.max_attempts,
-        attempt_timeout: plan.retry.attempt_timeout.map(duration::to_wire),
+        max_attempts: only.map_or(0, |one| one.retry.max_attempts),
+        attempt_timeout: only
+            .and_then(|one| one.retry.attempt_timeout)
+            .map(duration::to_wire),
         stop_on_first_failure: plan.stop_on_first_failure,
         run_backwards: plan.run_backwards,
+        transforms: transforms_to_wire(plan),
+        partitions_per_task: plan.partitions_per_task,
+    }
+}
+
+fn transforms_to_wire(plan: &Plan) -> Vec<pb::PlannedTransform> {
+    let transforms = plan.transforms.iter();
+    transforms.map(|one| transform_to_wire(plan, one)).collect()
+}
+
+fn transform_to_wire(plan: &Plan, one: &TransformPlan) -> pb::PlannedTransform {
+    let writer = |place: u32| plan.transforms.get(place as usize);
+    pb::PlannedTransform {
+        transform: one.transform.clone(),
+        revision: one.revision,
+        output_table: one.output_table.clone(),
+        dependency_shape: shape_to_wire(one.shape).into(),
+        grain: grain_to_wire(one.grain).into(),
+        time_zone: one.zone.name().to_owned(),
+        max_attempts: one.retry.max_attempts,
+        attempt_timeout: one.retry.attempt_timeout.map(duration::to_wire),
+        tables: one
+            .tables
+            .iter()
+            .map(|table| pb::PlannedTable {
+                table: table.table.clone(),
+                lookback: Some(duration::micros_to_wire(table.lookback_micros)),
+                transform: table
+                    .writer
+                    .and_then(writer)
+                    .map_or_else(String::new, |writer| writer.transform.clone()),
+                snapshot_id: table.snapshot_id.unwrap_or(0),
+            })
+            .collect(),
+        partition_count: one.partition_count,
     }
 }
 
@@ -299,7 +415,7 @@ fn estimate_to_wire(estimate: Estimate) -> pb::PlanEstimate {
     }
 }
 
-fn planned_to_wire(planned: &PlannedPartition) -> pb::PlannedPartition {
+fn planned_to_wire(plan: &Plan, index: u32, planned: &PlannedPartition) -> pb::PlannedPartition {
     let action = match planned.skip_reason {
         None => pb::PartitionAction::Run,
         Some(_) => pb::PartitionAction::Skip,
@@ -313,6 +429,10 @@ fn planned_to_wire(planned: &PlannedPartition) -> pb::PlannedPartition {
         basis: Some(time::to_wire(planned.basis)),
         file_count: planned.file_count,
         run_reason: planned.run_reason.clone().unwrap_or_default(),
+        transform: plan
+            .transform_of(planned)
+            .map_or_else(String::new, |one| one.transform.clone()),
+        upstream_count: u32::try_from(plan.upstream_of(index).count()).unwrap_or(u32::MAX),
     }
 }
 

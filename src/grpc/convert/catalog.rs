@@ -13,7 +13,7 @@ use super::{duration, invalid::Invalid, time};
 use crate::{
     catalog::{
         ColumnDef, CsvOptions, EntityInput, Hive, PriorInput, RetryPolicy, Source, SourceFormat,
-        SourceInput, Transform, TransformSpec, check_name,
+        SourceInput, TableInput, Transform, TransformSpec, check_name,
     },
     engine::source::usual_format,
     error::Violation,
@@ -193,6 +193,7 @@ pub(in crate::grpc) fn transform(
         retry,
         description,
         output_columns,
+        tables,
         revision: _,
         create_time: _,
         columns: _,
@@ -208,6 +209,7 @@ pub(in crate::grpc) fn transform(
     for (field, count) in [
         ("transform.sources", sources.len()),
         ("transform.entities", entities.len()),
+        ("transform.tables", tables.len()),
     ] {
         if count > MAX_INPUTS {
             return Err(Violation::new(
@@ -237,6 +239,11 @@ pub(in crate::grpc) fn transform(
                 },
             )
             .collect(),
+        tables: tables
+            .into_iter()
+            .enumerate()
+            .map(|(index, input)| table_input(index, input))
+            .collect::<Result<_, _>>()?,
         prior: prior.map(|pb::PriorInput { partitions }| PriorInput {
             partitions: (partitions > 0).then_some(partitions),
         }),
@@ -255,6 +262,16 @@ fn source_input(index: usize, wire: pb::SourceInput) -> Result<SourceInput, Viol
     let lookback = duration::from_wire(&field, lookback)?.unwrap_or_default();
     Ok(SourceInput {
         source,
+        lookback_micros: duration::to_micros(&field, lookback)?,
+    })
+}
+
+fn table_input(index: usize, wire: pb::TableInput) -> Result<TableInput, Violation> {
+    let pb::TableInput { table, lookback } = wire;
+    let field = format!("transform.tables[{index}].lookback");
+    let lookback = duration::from_wire(&field, lookback)?.unwrap_or_default();
+    Ok(TableInput {
+        table,
         lookback_micros: duration::to_micros(&field, lookback)?,
     })
 }
@@ -310,6 +327,7 @@ pub(in crate::grpc) fn unregistered(
         revision: 0,
         columns,
         entity_revisions: Vec::new(),
+        table_revisions: Vec::new(),
         create_time_micros: now_micros,
     };
     (Arc::new(transform), false)
@@ -373,6 +391,7 @@ pub(in crate::grpc) fn transform_to_wire(transform: &Transform) -> pb::Transform
         revision,
         columns,
         entity_revisions: _,
+        table_revisions: _,
         create_time_micros,
     } = transform;
     let TransformSpec {
@@ -380,6 +399,7 @@ pub(in crate::grpc) fn transform_to_wire(transform: &Transform) -> pb::Transform
         sql,
         sources,
         entities,
+        tables,
         prior,
         output_table,
         grain,
@@ -403,6 +423,13 @@ pub(in crate::grpc) fn transform_to_wire(transform: &Transform) -> pb::Transform
             .map(|input| pb::EntityInput {
                 entity_type: input.entity_type.clone(),
                 at_partition_start: input.at_partition_start,
+            })
+            .collect(),
+        tables: tables
+            .iter()
+            .map(|input| pb::TableInput {
+                table: input.table.clone(),
+                lookback: Some(duration::micros_to_wire(input.lookback_micros)),
             })
             .collect(),
         prior: prior.map(|prior| pb::PriorInput {

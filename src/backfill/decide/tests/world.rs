@@ -8,12 +8,20 @@ use proptest::prelude::*;
 
 use super::super::*;
 use crate::{
-    backfill::model::{BackfillSpec, Knowledge, Plan, PlannedPartition, Reprocess},
+    backfill::model::{
+        BackfillSpec, DependencyShape, FrozenTable, Knowledge, Plan, PlannedPartition, Reprocess,
+        TransformPlan,
+    },
     catalog::RetryPolicy,
+    engine::TableView,
     time::{Grain, PartitionCalendar, SysTime, ValidTime},
 };
 
 pub(super) const DAY_MICROS: i64 = 86_400_000_000;
+/// The first Monday: 1970-01-05.
+const WEEK_START_MICROS: i64 = 4 * DAY_MICROS;
+/// What partitions that the backfill does not publish are read at.
+const OUTSIDE_SNAPSHOT: i64 = 1;
 
 pub(super) fn record(
     shape: DependencyShape,
@@ -29,31 +37,104 @@ pub(super) fn record_with(
     skipped: &[bool],
     settings: Settings,
 ) -> Record {
+    let only = Member {
+        shape,
+        grain: Grain::Daily,
+        reads: Vec::new(),
+    };
+    let days = skipped.len();
+    record_of(&[only], days, max_active_partitions, skipped, settings)
+}
+
+/// A transform of a backfill.
+#[derive(Debug, Clone)]
+pub(super) struct Member {
+    pub(super) shape: DependencyShape,
+    pub(super) grain: Grain,
+    /// The places of earlier ones whose tables it reads, and how many days back.
+    pub(super) reads: Vec<(u32, i64)>,
+}
+
+/// A backfill of several transforms over `days`, of which it skips each partition whose turn in `skipped` says so.
+pub(super) fn record_of(
+    members: &[Member],
+    days: usize,
+    max_active_partitions: u32,
+    skipped: &[bool],
+    settings: Settings,
+) -> Record {
     let from = ValidTime::from_micros(0);
-    let to = ValidTime::from_micros(DAY_MICROS * skipped.len() as i64);
-    let slices = PartitionCalendar::new(Grain::Daily, UTC)
-        .partitions(from, to)
-        .expect("days");
-    let partitions = slices
-        .into_iter()
-        .zip(skipped)
-        .map(|(partition, &skip)| PlannedPartition {
+    let to = ValidTime::from_micros(DAY_MICROS * days as i64);
+    let mut partitions = Vec::new();
+    for (place, member) in (0u32..).zip(members) {
+        let last = match member.grain {
+            Grain::Weekly => {
+                WEEK_START_MICROS
+                    + (to.micros() - WEEK_START_MICROS).div_euclid(7 * DAY_MICROS) * 7 * DAY_MICROS
+            }
+            _ => to.micros(),
+        };
+        let first = match member.grain {
+            Grain::Weekly => ValidTime::from_micros(WEEK_START_MICROS),
+            _ => from,
+        };
+        if first.micros() >= last {
+            continue;
+        }
+        let slices = PartitionCalendar::new(member.grain, UTC)
+            .partitions(first, ValidTime::from_micros(last))
+            .expect("a range");
+        partitions.extend(slices.into_iter().map(|partition| PlannedPartition {
             basis: SysTime::from_micros(partition.end.micros()),
             partition,
-            skip_reason: skip.then(|| "left out".to_owned()),
+            skip_reason: None,
             file_count: 0,
             run_reason: None,
-        })
-        .collect();
+            transform: place,
+        }));
+    }
+    partitions.sort_by_key(|planned| (planned.partition.end, planned.transform));
+    for (planned, &skip) in partitions.iter_mut().zip(skipped.iter().cycle()) {
+        planned.skip_reason = skip.then(|| "left out".to_owned());
+    }
+    let transforms = (0u32..).zip(members).map(|(place, member)| TransformPlan {
+        transform: format!("t{place}"),
+        revision: 1,
+        output_table: format!("t{place}"),
+        grain: member.grain,
+        zone: UTC,
+        shape: member.shape,
+        retry: RetryPolicy {
+            max_attempts: 3,
+            initial_backoff: Duration::from_secs(1),
+            max_backoff: Duration::from_secs(2),
+            attempt_timeout: None,
+        },
+        partition_count: 0,
+        sources: Vec::new(),
+        tables: member
+            .reads
+            .iter()
+            .map(|(writer, days)| FrozenTable {
+                table: format!("t{writer}"),
+                lookback_micros: days * DAY_MICROS,
+                grain: members[*writer as usize].grain,
+                zone: UTC,
+                writer: Some(*writer),
+                snapshot_id: Some(OUTSIDE_SNAPSHOT),
+            })
+            .collect(),
+    });
+    let transforms: Vec<_> = transforms.collect();
     Record {
         name: "bf-1".to_owned(),
         spec: BackfillSpec {
-            transform: "t".to_owned(),
-            revision: None,
+            transforms: Vec::new(),
             from,
             to,
             knowledge: Knowledge::AsKnownNow,
             max_active_partitions: None,
+            partitions_per_task: None,
             max_attempts: None,
             attempt_timeout: None,
             stop_on_first_failure: settings.stop,
@@ -63,24 +144,13 @@ pub(super) fn record_with(
             labels: BTreeMap::new(),
         },
         plan: Plan {
-            transform: "t".to_owned(),
-            revision: 1,
-            output_table: "t".to_owned(),
-            grain: Grain::Daily,
-            zone: UTC,
+            transforms,
             knowledge: Knowledge::AsKnownNow,
-            shape,
             max_active_partitions,
-            retry: RetryPolicy {
-                max_attempts: 3,
-                initial_backoff: Duration::from_secs(1),
-                max_backoff: Duration::from_secs(2),
-                attempt_timeout: None,
-            },
+            partitions_per_task: settings.per_task,
             stop_on_first_failure: settings.stop,
             run_backwards: settings.backwards,
             partitions,
-            sources: Vec::new(),
             warnings: Vec::new(),
         },
         parent: None,
@@ -89,10 +159,21 @@ pub(super) fn record_with(
 }
 
 /// Settings that change what happens.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Settings {
     pub(super) stop: bool,
     pub(super) backwards: bool,
+    pub(super) per_task: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            stop: false,
+            backwards: false,
+            per_task: 1,
+        }
+    }
 }
 
 /// What happens around the state machine.
@@ -164,14 +245,26 @@ pub(super) struct World {
     /// Of each partition, the attempts that were ever put on the table.
     pub(super) table: BTreeMap<u32, Vec<u32>>,
     /// What each partition's first attempt read.
-    pub(super) read: BTreeMap<u32, (SysTime, u32)>,
+    pub(super) read: BTreeMap<u32, Read>,
     /// The table's rows: of each partition, what they were computed from.
-    pub(super) rows: BTreeMap<u32, (SysTime, u32)>,
+    pub(super) rows: BTreeMap<u32, Read>,
+    /// Commits made so far: each has a snapshot of its own.
+    pub(super) snapshots: i64,
+    /// The snapshot that published each attempt.
+    pub(super) snapshot_of: BTreeMap<(u32, u32), i64>,
     /// What a watcher that comes back after each crash has seen, by sequence.
     pub(super) watched: Vec<Event>,
     pub(super) torn_after: Option<usize>,
     /// Partitions that were ever allowed at once.
     pub(super) most_active: u32,
+}
+
+/// What an attempt read: its basis, how much there was of its own earlier output, and the other tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Read {
+    basis: SysTime,
+    prior: usize,
+    views: Vec<TableView>,
 }
 
 impl World {
@@ -195,16 +288,14 @@ impl World {
             table: BTreeMap::new(),
             read: BTreeMap::new(),
             rows: BTreeMap::new(),
+            snapshots: OUTSIDE_SNAPSHOT,
+            snapshot_of: BTreeMap::new(),
             watched: Vec::new(),
             torn_after: None,
             most_active,
         };
         world.send(Command::Start);
         world
-    }
-
-    pub(super) fn sequential(&self) -> bool {
-        self.record.plan.shape == DependencyShape::Sequential
     }
 
     /// A command, and the slots that are free after it.
@@ -296,20 +387,56 @@ impl World {
                 "{event:?} after a failure"
             );
             if self.record.plan.run_backwards {
+                let partitions = &self.record.plan.partitions;
+                let transform = |index: u32| partitions[index as usize].transform;
                 let later = before.pending.range(change.index + 1..);
+                // A task passes over the other transforms.
+                let later = later.filter(|later| transform(**later) == transform(change.index));
                 assert_eq!(later.count(), 0, "{event:?} before a later one");
             }
-            if self.sequential() {
-                let earlier = &before.partitions[..change.index as usize];
-                assert!(
-                    earlier.iter().all(|run| matches!(
-                        run.state,
-                        PartitionState::Succeeded | PartitionState::Skipped
-                    )),
-                    "{event:?} before what it reads"
+            for upstream in self.reads_of(change.index) {
+                assert_eq!(
+                    before.partitions[upstream as usize].state,
+                    PartitionState::Succeeded,
+                    "{event:?} before {upstream}, which it reads"
                 );
             }
         }
+        if change.state == PartitionState::UpstreamFailed {
+            let failed = |index: &u32| {
+                matches!(
+                    before.partitions[*index as usize].state,
+                    PartitionState::Failed | PartitionState::UpstreamFailed
+                )
+            };
+            let cause = self.reads_of(change.index).iter().any(failed);
+            assert!(cause, "{event:?} without a cause");
+        }
+    }
+
+    /// What a partition reads of this backfill, found by comparing it with every other one.
+    fn reads_of(&self, index: u32) -> Vec<u32> {
+        let plan = &self.record.plan;
+        let planned = &plan.partitions[index as usize];
+        let transform = &plan.transforms[planned.transform as usize];
+        let reads = |place: usize, other: &PlannedPartition| {
+            if other.skip_reason.is_some() || place == index as usize {
+                return false;
+            }
+            if other.transform == planned.transform {
+                return transform.shape == DependencyShape::Sequential
+                    && other.partition.end <= planned.partition.start;
+            }
+            transform.tables.iter().any(|table| {
+                let from = planned.partition.start.micros() - table.lookback_micros;
+                table.writer == Some(other.transform)
+                    && other.partition.end.micros() > from
+                    && other.partition.end <= planned.partition.end
+            })
+        };
+        let others = plan.partitions.iter().enumerate();
+        let found = others.filter(|(place, other)| reads(*place, other));
+        found.map(|(place, _)| place as u32).collect()
     }
 
     pub(super) fn check_state(&self) {
@@ -320,6 +447,18 @@ impl World {
         for (&counted, &count) in state.counts() {
             let found = state.partitions.iter().filter(|run| run.state == counted);
             assert_eq!(found.count(), count as usize, "{counted:?}");
+        }
+        for (index, run) in (0u32..).zip(&state.partitions) {
+            let failed = |upstream: &u32| {
+                matches!(
+                    state.partitions[*upstream as usize].state,
+                    PartitionState::Failed | PartitionState::UpstreamFailed
+                )
+            };
+            if !run.state.is_terminal() && !state.released {
+                let cause = self.reads_of(index).into_iter().find(failed);
+                assert_eq!(cause, None, "{index} waits for what failed: {state:?}");
+            }
         }
         for (index, attempts) in &self.table {
             assert!(attempts.len() <= 1, "BF-1: partition {index}: {attempts:?}");
@@ -342,22 +481,49 @@ impl World {
         );
     }
 
-    /// What an attempt at a partition reads now: its basis, and of its own output how many partitions are there before it.
-    pub(super) fn world_of(&self, index: u32) -> (SysTime, u32) {
-        let basis = self.record.plan.partitions[index as usize].basis;
-        if !self.sequential() {
-            return (basis, 0);
+    /// What an attempt at a partition reads now.
+    pub(super) fn world_of(&self, index: u32) -> Read {
+        let plan = &self.record.plan;
+        let planned = &plan.partitions[index as usize];
+        let views = plan.views(&self.state, index);
+        let tables = &plan.transforms[planned.transform as usize].tables;
+        for (table, view) in tables.iter().zip(&views) {
+            let of_table = self.reads_of(index).into_iter();
+            let of_table = of_table.map(|upstream| &plan.partitions[upstream as usize]);
+            let expected: Vec<_> = of_table
+                .filter(|upstream| Some(upstream.transform) == table.writer)
+                .map(|upstream| upstream.partition.start)
+                .collect();
+            let found: Vec<_> = view.own.keys().copied().collect();
+            assert_eq!(found, expected, "all that it waits for, and nothing else");
         }
-        let earlier = self.rows.range(..index).count();
-        (basis, u32::try_from(earlier).expect("few"))
+        Read {
+            basis: planned.basis,
+            prior: match plan.transforms[planned.transform as usize].shape {
+                DependencyShape::Independent => 0,
+                DependencyShape::Sequential => self
+                    .rows
+                    .range(..index)
+                    .filter(|(earlier, _)| {
+                        plan.partitions[**earlier as usize].transform == planned.transform
+                    })
+                    .count(),
+            },
+            views,
+        }
     }
 
     pub(super) fn act(&mut self, action: Action) {
         match action {
-            Action::StartAttempt { index, attempt } => {
-                let world = self.world_of(index);
-                assert_eq!(*self.read.entry(index).or_insert(world), world, "PT-2");
-                self.computing.push((index, attempt));
+            Action::StartTask { attempts } => {
+                assert!(attempts.len() <= self.record.plan.partitions_per_task as usize);
+                self.check_neighbours(&attempts);
+                for (index, attempt) in attempts {
+                    let world = self.world_of(index);
+                    let first = self.read.entry(index).or_insert_with(|| world.clone());
+                    assert_eq!(*first, world, "PT-2");
+                    self.computing.push((index, attempt));
+                }
             }
             Action::Publish { index, attempt } => self.waiting.push((index, attempt)),
             Action::Discard { index, attempt } => {
@@ -377,6 +543,19 @@ impl World {
         }
     }
 
+    fn check_neighbours(&self, attempts: &[(u32, u32)]) {
+        let planned = |index: u32| &self.record.plan.partitions[index as usize];
+        for pair in attempts.windows(2) {
+            let (one, other) = (planned(pair[0].0), planned(pair[1].0));
+            assert_eq!(one.transform, other.transform);
+            let (one, other) = (&one.partition, &other.partition);
+            assert!(
+                one.end == other.start || other.end == one.start,
+                "{attempts:?}"
+            );
+        }
+    }
+
     pub(super) fn restart(&mut self) {
         self.computing.clear();
         self.waiting.clear();
@@ -393,7 +572,7 @@ impl World {
             .table
             .iter()
             .flat_map(|(&index, attempts)| attempts.iter().map(move |&attempt| (index, attempt)))
-            .map(|(index, attempt)| published(index, attempt))
+            .map(|(index, attempt)| self.published(index, attempt))
             .collect();
         self.send(Command::Recover { published });
     }
@@ -417,7 +596,8 @@ impl World {
             }
             Op::CommitReported => {
                 if let Some((index, attempt)) = take(&mut self.committed, pick) {
-                    self.send(Command::Published(published(index, attempt)));
+                    let published = self.published(index, attempt);
+                    self.send(Command::Published(published));
                 }
             }
             Op::RetryDue => {
@@ -474,10 +654,19 @@ impl World {
     pub(super) fn commit(&mut self, pick: usize) {
         if let Some((index, attempt)) = take(&mut self.waiting, pick) {
             self.table.entry(index).or_default().push(attempt);
-            let rows = self.read[&index];
-            let before = *self.rows.entry(index).or_insert(rows);
-            assert_eq!(before, rows, "BF-2");
+            self.snapshots += 1;
+            self.snapshot_of.insert((index, attempt), self.snapshots);
+            let rows = self.read[&index].clone();
+            let before = self.rows.entry(index).or_insert_with(|| rows.clone());
+            assert_eq!(*before, rows, "BF-2");
             self.committed.push((index, attempt));
+        }
+    }
+
+    pub(super) fn published(&self, index: u32, attempt: u32) -> PublishedAttempt {
+        PublishedAttempt {
+            snapshot_id: self.snapshot_of[&(index, attempt)],
+            ..published(index, attempt)
         }
     }
 
@@ -551,6 +740,7 @@ pub(super) fn published(index: u32, attempt: u32) -> PublishedAttempt {
         bytes_written: 0,
         staged_at_micros: None,
         snapshot_id: 7,
+        cost: Cost::default(),
     }
 }
 
@@ -561,5 +751,6 @@ pub(super) fn failed(index: u32, attempt: u32, retryable: bool) -> Command {
         message: "it broke".to_owned(),
         retryable,
         jitter: 0.5,
+        cost: Cost::default(),
     }
 }

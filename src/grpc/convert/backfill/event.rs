@@ -92,6 +92,10 @@ fn event_to_wire(record: &Record, event: Event) -> pb::Event {
         Change::Partition(change) => {
             let planned = record.plan.partitions.get(change.index as usize);
             Wire::PartitionChanged(pb::PartitionChanged {
+                transform: planned
+                    .and_then(|planned| record.plan.transform_of(planned))
+                    .map(|one| one.transform.clone())
+                    .unwrap_or_default(),
                 label: planned
                     .map(|planned| planned.partition.label.clone())
                     .unwrap_or_default(),

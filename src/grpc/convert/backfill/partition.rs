@@ -1,6 +1,8 @@
 //! Partitions and their attempts.
 
-use super::{micros, partition_state_to_wire, time};
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{duration, micros, partition_state_to_wire, time};
 use crate::{
     backfill::{Attempt, PartitionState, Record, State},
     pb,
@@ -15,11 +17,18 @@ pub(in crate::grpc) struct Page {
     pub(in crate::grpc) next: Option<usize>,
 }
 
-/// Partitions `skip`, … of a backfill that are in one of `states`, `limit` at most.
+/// Which partitions are wanted; what is empty lets all through.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::grpc) struct Wanted<'a> {
+    pub(in crate::grpc) states: &'a [PartitionState],
+    pub(in crate::grpc) transform: &'a str,
+}
+
+/// Partitions `skip`, … of a backfill that are wanted, `limit` at most.
 pub(in crate::grpc) fn partitions_to_wire(
     record: &Record,
     state: &State,
-    states: &[PartitionState],
+    wanted: Wanted<'_>,
     skip: usize,
     limit: usize,
 ) -> Page {
@@ -35,7 +44,15 @@ pub(in crate::grpc) fn partitions_to_wire(
         .zip(&state.partitions)
         .enumerate();
     for (index, (planned, run)) in all.skip(skip) {
-        if !states.is_empty() && !states.contains(&run.state) {
+        let transform = record.plan.transform_of(planned);
+        let transform = transform.map_or("", |one| one.transform.as_str());
+        let Wanted {
+            states,
+            transform: named,
+        } = wanted;
+        if !(states.is_empty() || states.contains(&run.state))
+            || !(named.is_empty() || named == transform)
+        {
             continue;
         }
         if page.partitions.len() == limit {
@@ -58,9 +75,47 @@ pub(in crate::grpc) fn partitions_to_wire(
             snapshot_id: run.snapshot_id.unwrap_or(0),
             bytes_written: run.bytes_written,
             attempts: Vec::new(),
+            transform: transform.to_owned(),
+            tables: tables_to_wire(record, state, index),
         });
     }
     page
+}
+
+/// What a partition that has begun reads of other transforms' tables.
+fn tables_to_wire(record: &Record, state: &State, index: usize) -> Vec<pb::TableRead> {
+    let begun = state
+        .partitions
+        .get(index)
+        .is_some_and(|run| run.attempt > 0);
+    let planned = record.plan.partitions.get(index).filter(|_| begun);
+    let Some(transform) = planned.and_then(|planned| record.plan.transform_of(planned)) else {
+        return Vec::new();
+    };
+    let views = record
+        .plan
+        .views(state, u32::try_from(index).unwrap_or(u32::MAX));
+    let mut reads = Vec::new();
+    for (frozen, view) in transform.tables.iter().zip(views) {
+        let read = |snapshot_id, own_partition_count| pb::TableRead {
+            table: frozen.table.clone(),
+            snapshot_id,
+            own_partition_count,
+        };
+        reads.extend(
+            view.published
+                .map(|published| read(published.snapshot_id, 0)),
+        );
+        let mut own: BTreeMap<i64, u32> = BTreeMap::new();
+        for snapshot_id in view.own.into_values() {
+            *own.entry(snapshot_id).or_default() += 1;
+        }
+        reads.extend(
+            own.into_iter()
+                .map(|(snapshot_id, count)| read(snapshot_id, count)),
+        );
+    }
+    reads
 }
 
 /// Attempts as the wire shows them.
@@ -80,6 +135,8 @@ fn attempt_to_wire(attempt: Attempt) -> pb::Attempt {
         bytes_written,
         message,
         retry_at_micros,
+        peak_memory_bytes,
+        slot_wait_micros,
     } = attempt;
     pb::Attempt {
         attempt,
@@ -92,5 +149,7 @@ fn attempt_to_wire(attempt: Attempt) -> pb::Attempt {
         bytes_written,
         message: message.unwrap_or_default(),
         retry_time: retry_at_micros.map(micros),
+        peak_memory_bytes,
+        slot_wait: Some(duration::to_wire(Duration::from_micros(slot_wait_micros))),
     }
 }

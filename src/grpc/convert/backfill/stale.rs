@@ -155,6 +155,15 @@ fn reason_to_wire(reason: StaleReason) -> pb::StaleReason {
                 backfill: backfill.unwrap_or_default(),
             })
         }
+        StaleReason::Upstream { table, republished } => {
+            let (partition, backfill) = republished.unzip();
+            Reason::UpstreamRepublished(pb::UpstreamRepublished {
+                table,
+                start: partition.as_ref().map(|it| time::to_wire(it.start)),
+                label: partition.map(|it| it.label).unwrap_or_default(),
+                backfill: backfill.unwrap_or_default(),
+            })
+        }
     };
     pb::StaleReason {
         reason: Some(reason),

@@ -1,28 +1,34 @@
-//! Which partitions read an earlier output that is not there any more. Pure.
+//! Which partitions read a table's files that are not there any more. Pure.
 
 use std::collections::BTreeMap;
 
-use super::{StaleReason, find::Published};
+use super::find::Published;
 use crate::{
     engine::{FileDigest, FileSet},
     lake::LakeFile,
-    time::{Interval, ValidTime},
+    time::{Interval, Partition, ValidTime},
 };
+
+/// The partition that was published again, and the backfill that did. `None`: nobody knows which.
+pub(super) type Republished = Option<(Partition, String)>;
 
 /// The files of a table, for questions about ascending ranges.
 #[derive(Debug)]
-pub(super) struct PriorFiles {
+pub(super) struct TableFiles {
     /// By partition start and path.
     files: Vec<LakeFile>,
+    /// Who published its partitions, by start.
+    published: BTreeMap<ValidTime, Published>,
     /// Those from the beginning up to `digested`.
     from_start: FileDigest,
     digested: usize,
 }
 
-impl PriorFiles {
-    pub(super) fn new(files: Vec<LakeFile>) -> Self {
+impl TableFiles {
+    pub(super) fn new(files: Vec<LakeFile>, published: BTreeMap<ValidTime, Published>) -> Self {
         Self {
             files,
+            published,
             from_start: FileDigest::default(),
             digested: 0,
         }
@@ -49,37 +55,37 @@ impl PriorFiles {
         self.from_start.set()
     }
 
-    /// Why what a partition that was published as `published` read of `reach` is not there any more. `read`: the files that
-    /// it read; `None`: it is not known which, and the times of publishing must tell.
-    pub(super) fn reason(
+    /// Whether what `reader` read of `reach` is not there any more. `read`: the files that it read; `None`: it is not known
+    /// which, and the times of publishing must tell.
+    pub(super) fn is_changed(
         &mut self,
-        published: &Published,
+        reader: &Published,
         read: Option<&FileSet>,
         reach: Interval<ValidTime>,
-        all: &BTreeMap<ValidTime, Published>,
-    ) -> Option<StaleReason> {
-        let later = || {
-            let started = published.start_micros.unwrap_or(published.end_micros);
-            let to = reach.to.unwrap_or(published.partition().start);
-            // Names sort by creation: a clock that stands still, or steps back, does not hide a later backfill.
-            let is_later = |earlier: &&Published| {
-                earlier.end_micros > started || earlier.record.name > published.record.name
-            };
-            all.range(reach.from..to)
-                .map(|(_, earlier)| earlier)
-                .filter(is_later)
-                .max_by_key(|earlier| earlier.end_micros)
-                .map(|earlier| (earlier.partition().clone(), earlier.record.name.clone()))
-        };
+    ) -> Option<Republished> {
+        let later = self.later(reader, reach);
         match read {
             Some(read) if *read == self.set(reach) => None,
-            Some(_) => Some(StaleReason::Prior {
-                republished: later(),
-            }),
-            None => later().map(|republished| StaleReason::Prior {
-                republished: Some(republished),
-            }),
+            Some(_) => Some(later),
+            None => later.map(Some),
         }
+    }
+
+    /// The partition in `reach` that was published last, if that was after `reader` read it.
+    fn later(&self, reader: &Published, reach: Interval<ValidTime>) -> Republished {
+        // What other backfills published before it was created, it may have read.
+        let is_later = |other: &&Published| {
+            let (own, name) = (&reader.record, &other.record.name);
+            // Names sort by creation: a clock that stands still, or steps back, does not hide a later backfill.
+            *name != own.name && (other.end_micros > own.create_time_micros || *name > own.name)
+        };
+        let in_reach = self.published.range(reach.from..);
+        in_reach
+            .take_while(|(start, _)| reach.contains(**start))
+            .map(|(_, other)| other)
+            .filter(is_later)
+            .max_by_key(|other| (other.end_micros, &other.record.name))
+            .map(|other| (other.partition().clone(), other.record.name.clone()))
     }
 }
 
@@ -98,10 +104,10 @@ mod tests {
             size_bytes: 1,
         };
         let files: Vec<_> = [0, 10, 10, 20, 30].into_iter().map(file).collect();
-        let mut growing = PriorFiles::new(files.clone());
+        let mut growing = TableFiles::new(files.clone(), BTreeMap::new());
         for to in [0, 10, 11, 25, 40, 20] {
             let range = Interval::new(ValidTime::MIN, ValidTime::from_micros(to));
-            let fresh = PriorFiles::new(files.clone()).set(range);
+            let fresh = TableFiles::new(files.clone(), BTreeMap::new()).set(range);
             assert_eq!(growing.set(range), fresh, "up to {to}");
         }
         let middle = Interval::new(ValidTime::from_micros(10), ValidTime::from_micros(20));
