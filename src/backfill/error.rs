@@ -58,7 +58,7 @@ pub enum Error {
     /// A partition would read what was computed with more knowledge than it has itself.
     #[error(
         "cannot run partition {label} of {transform} at basis {basis}: partition {start} of table {table:?}, which it reads, \
-         was published by {backfill} at basis {upstream_basis}, and knows more; run both transforms in one backfill"
+         was published by {backfill} at basis {upstream_basis}, and knows more; let one backfill run both"
     )]
     UpstreamKnowsMore {
         /// The transform.

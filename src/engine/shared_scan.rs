@@ -41,13 +41,16 @@ pub(super) const SHARED_SCAN: &str = "SharedScanExec";
 /// Most bytes of decoded rows that are kept of one source for one task; beyond it each partition reads for itself.
 const MAX_KEPT_BYTES: usize = 64 << 20;
 
+/// A source and some of its columns.
+type SourceColumns = (String, Vec<usize>);
+
 /// The rows that the partitions of one task share. They are kept as long as this is.
 #[derive(Debug, Default)]
 pub struct SharedScans {
     /// Sources of which all of these partitions read the same files.
     sources: BTreeSet<String>,
     /// By source and columns.
-    slots: Mutex<HashMap<(String, Vec<usize>), Arc<Slot>>>,
+    slots: Mutex<HashMap<SourceColumns, Arc<Slot>>>,
 }
 
 impl SharedScans {

@@ -147,6 +147,7 @@ impl BackfillService for BackfillApi {
                 let wanted = convert::Wanted {
                     states: &states,
                     transform: &transform,
+                    with_tables: include_attempts,
                 };
                 let page = skip
                     .map(|skip| convert::partitions_to_wire(record, state, wanted, skip, limit));

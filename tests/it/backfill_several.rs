@@ -90,7 +90,7 @@ async fn weeks_wait_for_the_days_that_they_read() {
     let mut published = 0;
     for change in partition_changes(&ended.events) {
         match (change.transform.as_str(), change.state()) {
-            ("day", PartitionState::Succeeded) if change.label < "2013-01-14".to_owned() => {
+            ("day", PartitionState::Succeeded) if change.label.as_str() < "2013-01-14" => {
                 published += 1;
             }
             ("week", PartitionState::Running) if change.label == "2013-W02" => {
@@ -99,8 +99,15 @@ async fn weeks_wait_for_the_days_that_they_read() {
             _ => {}
         }
     }
+    let request = pb::ListPartitionsRequest {
+        backfill: ended.backfill.name.clone(),
+        include_attempts: true,
+        ..pb::ListPartitionsRequest::default()
+    };
+    let listed = rig.clients.backfills.list_partitions(request).await;
+    let listed = listed.expect("listed").into_inner().partitions;
     let read = |label: &str| {
-        let partition = ended.partitions.iter().find(|it| it.label == label);
+        let partition = listed.iter().find(|it| it.label == label);
         partition.expect("there").tables.clone()
     };
     assert_eq!(read("2013-01-07"), []);

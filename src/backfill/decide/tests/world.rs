@@ -67,16 +67,14 @@ pub(super) fn record_of(
     let to = ValidTime::from_micros(DAY_MICROS * days as i64);
     let mut partitions = Vec::new();
     for (place, member) in (0u32..).zip(members) {
-        let last = match member.grain {
-            Grain::Weekly => {
-                WEEK_START_MICROS
-                    + (to.micros() - WEEK_START_MICROS).div_euclid(7 * DAY_MICROS) * 7 * DAY_MICROS
-            }
-            _ => to.micros(),
-        };
-        let first = match member.grain {
-            Grain::Weekly => ValidTime::from_micros(WEEK_START_MICROS),
-            _ => from,
+        // Weeks begin on a Monday: those that lie wholly in the range.
+        let (first, last) = if member.grain == Grain::Weekly {
+            let week = 7 * DAY_MICROS;
+            let weeks = (to.micros() - WEEK_START_MICROS).div_euclid(week);
+            let last = WEEK_START_MICROS + weeks * week;
+            (ValidTime::from_micros(WEEK_START_MICROS), last)
+        } else {
+            (from, to.micros())
         };
         if first.micros() >= last {
             continue;
@@ -257,6 +255,8 @@ pub(super) struct World {
     pub(super) torn_after: Option<usize>,
     /// Partitions that were ever allowed at once.
     pub(super) most_active: u32,
+    /// What each partition reads of the backfill.
+    reads: Vec<Vec<u32>>,
 }
 
 /// What an attempt read: its basis, how much there was of its own earlier output, and the other tables.
@@ -277,7 +277,12 @@ impl World {
         let mut state = State::new(&record);
         state.apply(&created);
         let most_active = record.plan.max_active_partitions;
+        let indices = 0..record.plan.partitions.len() as u32;
+        let reads = indices
+            .map(|index| Self::find_reads(&record, index))
+            .collect();
         let mut world = Self {
+            reads,
             record,
             state,
             journal: vec![created],
@@ -414,9 +419,13 @@ impl World {
         }
     }
 
-    /// What a partition reads of this backfill, found by comparing it with every other one.
     fn reads_of(&self, index: u32) -> Vec<u32> {
-        let plan = &self.record.plan;
+        self.reads[index as usize].clone()
+    }
+
+    /// What a partition reads of this backfill, found by comparing it with every other one.
+    fn find_reads(record: &Record, index: u32) -> Vec<u32> {
+        let plan = &record.plan;
         let planned = &plan.partitions[index as usize];
         let transform = &plan.transforms[planned.transform as usize];
         let reads = |place: usize, other: &PlannedPartition| {

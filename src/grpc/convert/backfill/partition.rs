@@ -22,6 +22,8 @@ pub(in crate::grpc) struct Page {
 pub(in crate::grpc) struct Wanted<'a> {
     pub(in crate::grpc) states: &'a [PartitionState],
     pub(in crate::grpc) transform: &'a str,
+    /// Tell what they read of other transforms' tables.
+    pub(in crate::grpc) with_tables: bool,
 }
 
 /// Partitions `skip`, … of a backfill that are wanted, `limit` at most.
@@ -49,6 +51,7 @@ pub(in crate::grpc) fn partitions_to_wire(
         let Wanted {
             states,
             transform: named,
+            with_tables,
         } = wanted;
         if !(states.is_empty() || states.contains(&run.state))
             || !(named.is_empty() || named == transform)
@@ -76,7 +79,11 @@ pub(in crate::grpc) fn partitions_to_wire(
             bytes_written: run.bytes_written,
             attempts: Vec::new(),
             transform: transform.to_owned(),
-            tables: tables_to_wire(record, state, index),
+            tables: if with_tables {
+                tables_to_wire(record, state, index)
+            } else {
+                Vec::new()
+            },
         });
     }
     page
