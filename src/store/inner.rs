@@ -69,10 +69,7 @@ impl Inner {
     pub(super) fn is_too_long(&self) -> bool {
         let room = PAGE_BYTES - MAX_HEADER_BYTES;
         (self.dead.len() + self.live.len()) * MAX_RECT_BYTES > room
-            && page_codec::entry_bytes(&self.entries())
-                .iter()
-                .sum::<usize>()
-                > room
+            && page_codec::inner_bytes(&self.entries()) > room
     }
 
     fn index_at(&self, point: i64) -> usize {

@@ -2,9 +2,12 @@
 
 use super::{
     codec::{self, Malformed, Reader},
+    differences::Differences,
     page::{Page, Row, RowHash},
-    page_codec::{self, Differences, Entry, Header, PageId, SEAL_BYTES},
-    timeline::{self, OPEN, Rect},
+    page_codec::{self, Entry, Header, PageId, SEAL_BYTES},
+    page_list::{Cursor, List},
+    page_search,
+    timeline::{self, Rect},
 };
 use crate::kv::Slice;
 
@@ -55,84 +58,63 @@ impl PageView {
 
     /// All of a leaf.
     pub(super) fn leaf(&self) -> codec::Result<Page> {
-        let mut reader = self.leaf_reader()?;
-        let row_count = reader.count()?;
-        let mut rows = Vec::with_capacity(row_count);
-        for _ in 0..row_count {
-            rows.push(self.shared(stored_row(&mut reader)?));
-        }
-        let rect_count = reader.count()?;
-        let mut rects = Vec::with_capacity(rect_count);
-        let mut before = Differences::default();
-        for _ in 0..rect_count {
-            let rect = before.rect(&mut reader)?;
-            if rect.state as usize > row_count {
+        let (rows, rects) = self.lists()?;
+        let rows: Vec<_> = (read_rows(rows)?.into_iter())
+            .map(|row| self.shared(row))
+            .collect();
+        let mut read = Vec::with_capacity(rects.len());
+        let mut cursor = rects.cursor();
+        while let Some(rect) = cursor.next(Differences::rect)? {
+            if rect.state as usize > rows.len() {
                 return Err(Malformed("a version names a row that is not there"));
             }
-            rects.push(rect);
+            read.push(rect);
         }
-        finished(reader)?;
+        finished(cursor.rest())?;
         Ok(Page {
             span: self.header.span,
             since: self.header.since,
             made_by: self.header.made_by,
             applied_sequence: self.header.applied_sequence,
-            rects,
+            rects: read,
             rows,
         })
     }
 
     /// What a reader of this leaf sees at (`point`, `basis`): the version, with the part of the page over which its owner
-    /// holds, and its row (`None`: ended). Nothing else is decoded, nothing allocated.
+    /// holds, and its row (`None`: ended). Nothing is allocated.
     pub(super) fn find(
         &self,
         point: i64,
         basis: i64,
     ) -> codec::Result<Option<(Rect, Option<Row>)>> {
-        let mut reader = self.leaf_reader()?;
-        let mut rows = reader;
-        for _ in 0..reader.count()? {
-            stored_row(&mut reader)?;
-        }
-        let Some(rect) = find_rect(&mut reader, point, basis)? else {
+        let (rows, rects) = self.lists()?;
+        let Some(rect) = page_search::run_at(&rects, point, basis)? else {
             return Ok(None);
         };
         let Some(index) = rect.state.checked_sub(1) else {
             return Ok(Some((rect, None)));
         };
-        if u64::from(index) >= rows.u64()? {
-            return Err(Malformed("a version names a row that is not there"));
-        }
-        for _ in 0..index {
-            stored_row(&mut rows)?;
-        }
-        let row = self.shared(stored_row(&mut rows)?);
-        Ok(Some((rect, Some(row))))
+        let mut cursor = rows.cursor_at_item(index as usize, |_, reader| {
+            stored_row(reader)?;
+            Ok(())
+        })?;
+        let row = cursor.next(|_, reader| stored_row(reader))?;
+        let row = row.ok_or(Malformed("a version names a row that is not there"))?;
+        Ok(Some((rect, Some(self.shared(row)))))
     }
 
     /// A leaf's rows, where they lie: state `n + 1` is the `n`-th.
     pub(super) fn rows(&self) -> codec::Result<Vec<StoredRow<'_>>> {
-        let mut reader = self.leaf_reader()?;
-        let count = reader.count()?;
-        let mut rows = Vec::with_capacity(count);
-        for _ in 0..count {
-            rows.push(stored_row(&mut reader)?);
-        }
-        Ok(rows)
+        read_rows(self.lists()?.0)
     }
 
     /// What a reader of this leaf at `basis` sees, in order of `from`, contiguous versions of one owner joined. Nothing is
     /// allocated.
     pub(super) fn runs(&self, basis: i64) -> codec::Result<Runs<'_>> {
-        let mut reader = self.leaf_reader()?;
-        for _ in 0..reader.count()? {
-            stored_row(&mut reader)?;
-        }
-        let left = reader.count()?;
+        let (_, rects) = self.lists()?;
         Ok(Runs {
-            reader,
-            left,
-            before: Differences::default(),
+            cursor: rects.cursor(),
             basis,
             held: None,
         })
@@ -140,49 +122,38 @@ impl PageView {
 
     /// An inner page's entries, in order of (`from`, `since`).
     pub(super) fn entries(&self) -> codec::Result<Vec<Entry>> {
-        let mut reader = self.inner_reader()?;
-        let count = reader.count()?;
-        let mut entries = Vec::with_capacity(count);
-        let mut before = Differences::default();
-        for _ in 0..count {
-            entries.push(before.entry(&mut reader)?);
+        let list = self.children()?;
+        let mut entries = Vec::with_capacity(list.len());
+        let mut cursor = list.cursor();
+        while let Some(entry) = cursor.next(Differences::entry)? {
+            entries.push(entry);
         }
-        finished(reader)?;
+        finished(cursor.rest())?;
         Ok(entries)
     }
 
     /// The child that covers `point` for readers at `basis`.
     pub(super) fn child_at(&self, point: i64, basis: i64) -> codec::Result<PageId> {
-        let mut reader = self.inner_reader()?;
-        let mut before = Differences::default();
-        let mut found = None;
-        for _ in 0..reader.count()? {
-            let entry = before.entry(&mut reader)?;
-            if entry.from > point {
-                break;
-            }
-            if entry.is_visible(basis) {
-                found = Some(entry);
-            }
-        }
-        let entry = found.ok_or(Malformed("none of its children covers a point"))?;
+        let entry = page_search::entry_at(&self.children()?, point, basis)?;
+        let entry = entry.ok_or(Malformed("none of its children covers a point"))?;
         Ok(entry.id(self.header.level - 1))
     }
 
-    fn leaf_reader(&self) -> codec::Result<Reader<'_>> {
-        if self.header.level == 0 {
-            Ok(self.reader())
-        } else {
-            Err(Malformed("an inner page lies where a leaf belongs"))
+    /// The rows and the versions of a leaf.
+    fn lists(&self) -> codec::Result<(List<'_>, List<'_>)> {
+        if self.header.level > 0 {
+            return Err(Malformed("an inner page lies where a leaf belongs"));
         }
+        let mut reader = self.reader();
+        let rows = Reader::new(reader.bytes()?);
+        Ok((List::read(rows)?, List::read(reader)?))
     }
 
-    fn inner_reader(&self) -> codec::Result<Reader<'_>> {
-        if self.header.level > 0 {
-            Ok(self.reader())
-        } else {
-            Err(Malformed("a leaf lies where an inner page belongs"))
+    fn children(&self) -> codec::Result<List<'_>> {
+        if self.header.level == 0 {
+            return Err(Malformed("a leaf lies where an inner page belongs"));
         }
+        List::read(self.reader())
     }
 
     /// A row of this page, for longer than the page is at hand.
@@ -225,37 +196,33 @@ fn stored_row<'a>(reader: &mut Reader<'a>) -> codec::Result<StoredRow<'a>> {
     Ok(StoredRow::Inside(reader.take(length)?))
 }
 
+fn read_rows(list: List<'_>) -> codec::Result<Vec<StoredRow<'_>>> {
+    let mut rows = Vec::with_capacity(list.len());
+    let mut cursor = list.cursor();
+    while let Some(row) = cursor.next(|_, reader| stored_row(reader))? {
+        rows.push(row);
+    }
+    finished(cursor.rest())?;
+    Ok(rows)
+}
+
 /// See [`PageView::runs`].
 pub(super) struct Runs<'a> {
-    reader: Reader<'a>,
-    left: usize,
-    before: Differences,
+    cursor: Cursor<'a>,
     basis: i64,
     held: Option<Rect>,
 }
 
 impl Runs<'_> {
-    fn next_visible(&mut self) -> codec::Result<Option<Rect>> {
-        while self.left > 0 {
-            self.left -= 1;
-            let rect = self.before.rect(&mut self.reader)?;
-            if rect.is_visible(self.basis) {
-                let system_to = OPEN;
-                return Ok(Some(Rect { system_to, ..rect }));
-            }
-        }
-        Ok(None)
-    }
-
     fn next_run(&mut self) -> codec::Result<Option<Rect>> {
         let first = match self.held.take() {
             Some(held) => Some(held),
-            None => self.next_visible()?,
+            None => page_search::next_visible(&mut self.cursor, self.basis)?,
         };
         let Some(mut run) = first else {
             return Ok(None);
         };
-        while let Some(next) = self.next_visible()? {
+        while let Some(next) = page_search::next_visible(&mut self.cursor, self.basis)? {
             if !timeline::continues(&run, &next) {
                 self.held = Some(next);
                 break;
@@ -272,31 +239,4 @@ impl Iterator for Runs<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         self.next_run().transpose()
     }
-}
-
-/// The owner's run over `point` that a reader at `basis` sees, from a reader that has come to the versions.
-fn find_rect(reader: &mut Reader<'_>, point: i64, basis: i64) -> codec::Result<Option<Rect>> {
-    let mut before = Differences::default();
-    let mut run: Option<Rect> = None;
-    for _ in 0..reader.count()? {
-        let rect = before.rect(reader)?;
-        if !rect.is_visible(basis) {
-            if rect.from > point && run.is_none_or(|run| run.to < rect.from) {
-                break;
-            }
-            continue;
-        }
-        match &mut run {
-            Some(run) if timeline::continues(run, &rect) => run.to = rect.to,
-            Some(run) if point < run.to => break,
-            _ if point < rect.from => return Ok(None),
-            _ => {
-                run = Some(Rect {
-                    system_to: OPEN,
-                    ..rect
-                })
-            }
-        }
-    }
-    Ok(run.filter(|run| run.span().contains(point)))
 }

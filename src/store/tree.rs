@@ -50,8 +50,8 @@ const LEAF_FILL_BYTES: usize = PAGE_BYTES * 60 / 100;
 pub(super) const INNER_FILL_BYTES: usize = PAGE_BYTES * 75 / 100;
 /// What a live child takes in a page, about.
 const LIVE_ENTRY_BYTES: usize = 12;
-/// No version or entry takes more, its row left out.
-pub(super) const MAX_RECT_BYTES: usize = 1 + 5 * 10;
+/// No version or entry takes more, its row left out, its share of where blocks begin included.
+pub(super) const MAX_RECT_BYTES: usize = 1 + 5 * 10 + 1;
 
 /// A result of the store's inside.
 pub(super) type Result<T> = std::result::Result<T, Error>;
@@ -415,7 +415,7 @@ impl Node {
 fn is_leaf_too_long(page: &mut Page) -> bool {
     let room = PAGE_BYTES - MAX_HEADER_BYTES;
     let at_most = |page: &Page| {
-        let rows: usize = page.rows.iter().map(Row::weight_bytes).sum();
+        let rows: usize = page.rows.iter().map(|row| row.weight_bytes() + 1).sum();
         rows + page.rects.len() * MAX_RECT_BYTES
     };
     if at_most(page) <= room || page_codec::leaf_bytes(page) <= room {
