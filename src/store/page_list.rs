@@ -101,14 +101,14 @@ impl<'a> List<'a> {
     }
 
     /// The block from which on to look backwards for the last item that begins at or before `point`. Items are in order of where
-    /// they begin.
+    /// they begin, and have so many fields.
     #[inline]
-    pub(super) fn block_at(&self, point: i64) -> codec::Result<usize> {
+    pub(super) fn block_at<const FIELDS: usize>(&self, point: i64) -> codec::Result<usize> {
         // The first one is the answer also if all items begin later.
         let (mut at_or_before, mut after) = (0, starts(self.len) + 1);
         while after - at_or_before > 1 {
             let middle = at_or_before.midpoint(after);
-            if Differences::first_from(&mut self.block(middle)?)? <= point {
+            if Differences::first_from::<FIELDS>(self.block(middle)?)? <= point {
                 at_or_before = middle;
             } else {
                 after = middle;

@@ -3,7 +3,7 @@
 
 use super::{
     codec,
-    differences::Differences,
+    differences::{Differences, ENTRY_FIELDS, RECT_FIELDS},
     page_codec::Entry,
     page_list::{Cursor, List},
     timeline::{self, OPEN, Rect},
@@ -13,7 +13,7 @@ use super::{
 ///
 /// **Cost**: a block, and one more for each in which no child before the point is visible.
 pub(super) fn entry_at(entries: &List<'_>, point: i64, basis: i64) -> codec::Result<Option<Entry>> {
-    for block in (0..=entries.block_at(point)?).rev() {
+    for block in (0..=entries.block_at::<ENTRY_FIELDS>(point)?).rev() {
         let mut cursor = entries.cursor_at_block(block)?;
         let mut found = None;
         while let Some(entry) = cursor.next(Differences::entry)?
@@ -37,7 +37,7 @@ pub(super) fn entry_at(entries: &List<'_>, point: i64, basis: i64) -> codec::Res
 ///
 /// **Cost**: a block, one more for each in which no version before the point is visible, and those that the run goes through.
 pub(super) fn run_at(rects: &List<'_>, point: i64, basis: i64) -> codec::Result<Option<Rect>> {
-    for block in (0..=rects.block_at(point)?).rev() {
+    for block in (0..=rects.block_at::<RECT_FIELDS>(point)?).rev() {
         let Some(found) = Last::visible(rects, block, point, basis)? else {
             continue;
         };

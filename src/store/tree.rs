@@ -51,7 +51,7 @@ pub(super) const INNER_FILL_BYTES: usize = PAGE_BYTES * 75 / 100;
 /// What a live child takes in a page, about.
 const LIVE_ENTRY_BYTES: usize = 12;
 /// No version or entry takes more, its row left out, its share of where blocks begin included.
-pub(super) const MAX_RECT_BYTES: usize = 1 + 5 * 10 + 1;
+pub(super) const MAX_RECT_BYTES: usize = 3 + 4 * 8 + 4 + 1;
 
 /// A result of the store's inside.
 pub(super) type Result<T> = std::result::Result<T, Error>;
