@@ -19,19 +19,7 @@ pub(super) fn put_u64(mut value: u64, out: &mut Vec<u8>) {
 
 /// Appends a signed integer.
 pub(super) fn put_i64(value: i64, out: &mut Vec<u8>) {
-    put_u64(zigzag(value), out);
-}
-
-/// A number whose lowest bit is the sign: small ones of either sign are small.
-#[inline]
-pub(super) fn zigzag(value: i64) -> u64 {
-    ((value << 1) ^ (value >> 63)).cast_unsigned()
-}
-
-/// What [`zigzag`] was given.
-#[inline]
-pub(super) fn unzigzag(value: u64) -> i64 {
-    (value >> 1).cast_signed() ^ -(value & 1).cast_signed()
+    put_u64(((value << 1) ^ (value >> 63)).cast_unsigned(), out);
 }
 
 /// Appends a signed integer of 128 bits.
@@ -83,6 +71,12 @@ impl<'a> Reader<'a> {
 
     pub(super) fn remaining(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// The bytes that are left.
+    #[inline]
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.bytes
     }
 
     #[inline]
@@ -139,7 +133,8 @@ impl<'a> Reader<'a> {
 
     #[inline]
     pub(super) fn i64(&mut self) -> Result<i64> {
-        self.u64().map(unzigzag)
+        let zigzag = self.u64()?;
+        Ok((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed())
     }
 
     pub(super) fn i128(&mut self) -> Result<i128> {
@@ -176,25 +171,6 @@ impl<'a> Reader<'a> {
 
     pub(super) fn text(&mut self) -> Result<&'a str> {
         std::str::from_utf8(self.bytes()?).map_err(|_| Malformed("a text is not UTF-8"))
-    }
-
-    /// A number of as many bytes, at most eight.
-    #[inline]
-    pub(super) fn big_endian(&mut self, bytes: u8) -> Result<u64> {
-        if bytes > 8 {
-            return Err(Malformed("a number is too long"));
-        }
-        let unused_bits = 64 - 8 * u32::from(bytes);
-        if let Some(eight) = self.bytes.first_chunk::<8>() {
-            self.bytes = &self.bytes[usize::from(bytes)..];
-            return Ok(u64::from_be_bytes(*eight)
-                .checked_shr(unused_bits)
-                .unwrap_or(0));
-        }
-        let taken = self.take(bytes.into())?;
-        Ok(taken
-            .iter()
-            .fold(0, |value, &byte| value << 8 | u64::from(byte)))
     }
 
     #[inline]

@@ -2,20 +2,17 @@
 //!
 //! **Layout**: format byte; CRC-32 (big-endian) of the key and of all that follows; flags, level, the bounds that the flags do
 //! not say (`span`, `since` and the commit that made it, `until`, `erased_until`), applied sequence. Then
-//! - of a leaf (level 0): what the list of its rows takes; that list, deduplicated, each row inside or by its hash; the list of its
-//!   versions;
+//! - of a leaf (level 0): its rows, deduplicated (see `page_rows`), and the list of its versions (see `page_list`);
 //! - of an inner page: the list of its entries.
 //!
 //! With the key in the checksum, a page that turns up under another key is damage too. Roots are sealed with the entity's
 //! key, wherever they lie; an archived one says until when it was the root, so that a missing one is noticed.
 
 use super::{
-    codec::{self, Malformed, Reader, put_bytes, put_i64, put_u64},
-    differences::Differences,
-    page::{Page, Row},
-    page_list,
-    page_view::OUTSIDE,
-    timeline::{OPEN, Rect, Span},
+    codec::{self, Malformed, Reader, put_i64, put_u64},
+    page::Page,
+    page_list, page_rows,
+    timeline::{OPEN, Span},
 };
 use crate::kv::Slice;
 
@@ -123,7 +120,7 @@ pub(super) fn encode_nothing(key: &[u8], until: i64) -> Vec<u8> {
 /// The bytes of an inner page under `key`. `entries` are in order of (`from`, `since`).
 pub(super) fn encode_inner(key: &[u8], header: &Header, entries: &[Entry]) -> Vec<u8> {
     let mut out = start(header);
-    put_entries(entries, &mut out);
+    page_list::put(entries, &mut out);
     seal(key, out)
 }
 
@@ -140,42 +137,13 @@ pub(super) fn leaf_bytes(page: &Page) -> usize {
 /// What an inner page with these entries takes, header left out.
 pub(super) fn inner_bytes(entries: &[Entry]) -> usize {
     let mut out = Vec::with_capacity(4096);
-    put_entries(entries, &mut out);
+    page_list::put(entries, &mut out);
     out.len()
 }
 
-/// What each entry takes.
-pub(super) fn entry_bytes(entries: &[Entry]) -> Vec<usize> {
-    page_list::item_bytes(entries, Differences::put_entry)
-}
-
-/// What each version takes.
-pub(super) fn rect_bytes(rects: &[Rect]) -> Vec<usize> {
-    page_list::item_bytes(rects, Differences::put_rect)
-}
-
 fn put_leaf(page: &Page, out: &mut Vec<u8>) {
-    let mut rows = Vec::with_capacity(512);
-    page_list::put(&page.rows, &mut rows, |_, row, out| put_row(row, out));
-    put_bytes(&rows, out);
-    page_list::put(&page.rects, out, Differences::put_rect);
-}
-
-fn put_row(row: &Row, out: &mut Vec<u8>) {
-    match row {
-        Row::Inside(bytes) => {
-            put_u64((bytes.len() as u64) << 1, out);
-            out.extend_from_slice(bytes);
-        }
-        Row::Outside(hash) => {
-            put_u64(OUTSIDE, out);
-            out.extend_from_slice(hash);
-        }
-    }
-}
-
-fn put_entries(entries: &[Entry], out: &mut Vec<u8>) {
-    page_list::put(entries, out, Differences::put_entry);
+    page_rows::put(&page.rows, out);
+    page_list::put(&page.rects, out);
 }
 
 /// The bytes up to the end of a header, not yet sealed.
@@ -319,7 +287,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::{page_view::PageView, timeline};
+    use crate::store::{
+        page::Row,
+        page_view::PageView,
+        timeline::{self, Rect},
+    };
 
     fn page(asserted: &[(i64, i64, u8, i64)]) -> Page {
         let mut page = Page::empty(Span::ALL, i64::MIN, 0);
@@ -385,7 +357,7 @@ mod tests {
             let entries: Vec<_> = told
                 .into_iter()
                 .map(|(from, since, made_by, until)| Entry { from, since, made_by, until })
-                .map(|entry| Entry { made_by: if entry.since == i64::MIN { 0 } else { entry.made_by }, ..entry })
+                .filter(|entry| entry.since < entry.until)
                 .collect();
             let span = Span { from: 3, to: 9 };
             let header = Header { level: 2, span, since: 5, made_by: 6, until: OPEN, applied_sequence: 8, erased_until: None };

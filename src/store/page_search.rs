@@ -1,137 +1,134 @@
 //! Finding what a reader sees in a page. At one basis the versions of an entity do not overlap, nor do the children of a page:
 //! of those that are visible, the last one that begins at or before a point is the only one that can cover it.
+//!
+//! **Cost** of looking for one: the block in which it may be, and one more for each in which nothing is visible.
 
 use super::{
     codec,
-    differences::{Differences, ENTRY_FIELDS, RECT_FIELDS},
     page_codec::Entry,
-    page_list::{Cursor, List},
+    page_list::{Block, Item, List},
     timeline::{self, OPEN, Rect},
 };
 
+/// Where an item is: its block, and its place there.
+type Place = (usize, usize);
+
 /// The child that covers `point` for readers at `basis`.
-///
-/// **Cost**: a block, and one more for each in which no child before the point is visible.
-pub(super) fn entry_at(entries: &List<'_>, point: i64, basis: i64) -> codec::Result<Option<Entry>> {
-    for block in (0..=entries.block_at::<ENTRY_FIELDS>(point)?).rev() {
-        let mut cursor = entries.cursor_at_block(block)?;
-        let mut found = None;
-        while let Some(entry) = cursor.next(Differences::entry)?
-            && entry.from <= point
-        {
-            if entry.is_visible(basis) {
-                found = Some(entry);
-            }
-            if cursor.is_at_block() {
-                break;
-            }
-        }
-        if found.is_some() {
-            return Ok(found);
-        }
-    }
-    Ok(None)
+pub(super) fn entry_at(
+    entries: &List<'_, Entry>,
+    point: i64,
+    basis: i64,
+) -> codec::Result<Option<Entry>> {
+    Ok(last_visible(entries, i64::MIN, point, basis)?.map(|(_, entry)| entry))
 }
 
 /// The owner's run over `point` that a reader at `basis` sees.
-///
-/// **Cost**: a block, one more for each in which no version before the point is visible, and those that the run goes through.
-pub(super) fn run_at(rects: &List<'_>, point: i64, basis: i64) -> codec::Result<Option<Rect>> {
-    for block in (0..=rects.block_at::<RECT_FIELDS>(point)?).rev() {
-        let Some(found) = Last::visible(rects, block, point, basis)? else {
-            continue;
-        };
-        if !found.run.span().contains(point) {
+pub(super) fn run_at(
+    rects: &List<'_, Rect>,
+    point: i64,
+    basis: i64,
+) -> codec::Result<Option<Rect>> {
+    let Some((place, found)) = last_visible(rects, i64::MIN, point, basis)? else {
+        return Ok(None);
+    };
+    if !found.span().contains(point) {
+        return Ok(None);
+    }
+    let mut run = open(found);
+    while run.to != OPEN
+        && let Some((_, next)) = last_visible(rects, run.to, run.to, basis)?
+        && timeline::continues(&run, &next)
+    {
+        run.to = next.to;
+    }
+    let mut place = place;
+    while run.from != i64::MIN
+        && let Some((earlier, before)) = visible_before(rects, place, i64::MIN, basis)?
+        && timeline::continues(&before, &run)
+    {
+        run.from = before.from;
+        place = earlier;
+    }
+    Ok(Some(run))
+}
+
+/// The last visible item that begins within `earliest..=latest`.
+#[inline]
+fn last_visible<T: Item>(
+    list: &List<'_, T>,
+    earliest: i64,
+    latest: i64,
+    basis: i64,
+) -> codec::Result<Option<(Place, T)>> {
+    let blocks = list.blocks_until(latest)?;
+    let Some(last) = blocks.end.checked_sub(1) else {
+        return Ok(None);
+    };
+    let block = list.block(last)?;
+    let first = block.at_or_before(latest);
+    visible_before(list, (last, first), earliest, basis)
+}
+
+/// The last visible item before a place that begins at `earliest` or later.
+#[inline]
+fn visible_before<T: Item>(
+    list: &List<'_, T>,
+    (mut block, mut before): Place,
+    earliest: i64,
+    basis: i64,
+) -> codec::Result<Option<(Place, T)>> {
+    loop {
+        let it = list.block(block)?;
+        if let Some(item) = it.last_visible(before, basis) {
+            let found = ((block, item), it.item(item)?);
+            return Ok(Some(found).filter(|_| it.start_of(item) >= earliest));
+        }
+        if block == 0 || it.from() < earliest {
             return Ok(None);
         }
-        return whole(rects, found, block, basis).map(Some);
-    }
-    Ok(None)
-}
-
-/// A run, from both sides as far as the page goes.
-fn whole(rects: &List<'_>, found: Last<'_>, mut block: usize, basis: i64) -> codec::Result<Rect> {
-    let Last {
-        mut run,
-        mut is_first,
-        mut after,
-    } = found;
-    while let Some(next) = after.next(Differences::rect)?
-        && next.from <= run.to
-    {
-        if next.is_visible(basis) {
-            if !timeline::continues(&run, &next) {
-                break;
-            }
-            run.to = next.to;
-        }
-    }
-    while is_first && block > 0 {
         block -= 1;
-        let Some(before) = Last::visible(rects, block, OPEN, basis)? else {
-            continue;
-        };
-        if !timeline::continues(&before.run, &run) {
-            break;
-        }
-        run.from = before.run.from;
-        is_first = before.is_first;
+        before = usize::MAX;
     }
-    Ok(run)
 }
 
-/// The last run of a block that begins at or before a point.
-struct Last<'a> {
-    run: Rect,
-    /// Whether nothing visible comes before it in the block.
-    is_first: bool,
-    /// What comes after it.
-    after: Cursor<'a>,
+/// The versions that a reader at a basis sees, in order.
+pub(super) struct Visible<'a> {
+    rects: List<'a, Rect>,
+    basis: i64,
+    block: Option<Block<'a, Rect>>,
+    next: Place,
 }
 
-impl<'a> Last<'a> {
-    fn visible(
-        rects: &List<'a>,
-        block: usize,
-        point: i64,
-        basis: i64,
-    ) -> codec::Result<Option<Self>> {
-        let mut cursor = rects.cursor_at_block(block)?;
-        let mut last: Option<Self> = None;
-        while let Some(rect) = cursor.next(Differences::rect)?
-            && rect.from <= point
-        {
-            if rect.is_visible(basis) {
-                match &mut last {
-                    Some(last) if timeline::continues(&last.run, &rect) => {
-                        last.run.to = rect.to;
-                        last.after = cursor;
-                    }
-                    _ => {
-                        last = Some(Self {
-                            run: open(rect),
-                            is_first: last.is_none(),
-                            after: cursor,
-                        });
-                    }
-                }
+impl<'a> Visible<'a> {
+    pub(super) fn new(rects: List<'a, Rect>, basis: i64) -> Self {
+        Self {
+            rects,
+            basis,
+            block: None,
+            next: (0, 0),
+        }
+    }
+
+    /// The next one.
+    #[inline]
+    pub(super) fn next(&mut self) -> codec::Result<Option<Rect>> {
+        let (mut number, mut item) = self.next;
+        while number < self.rects.blocks() {
+            let block = match self.block.take() {
+                Some(block) => block,
+                None => self.rects.block(number)?,
+            };
+            if let Some(found) = block.next_visible(item, self.basis) {
+                let rect = block.item(found)?;
+                self.block = Some(block);
+                self.next = (number, found + 1);
+                return Ok(Some(open(rect)));
             }
-            if cursor.is_at_block() {
-                break;
-            }
+            (number, item) = (number + 1, 0);
         }
-        Ok(last)
+        self.next = (number, 0);
+        Ok(None)
     }
-}
-
-/// The next version that a reader at `basis` sees.
-pub(super) fn next_visible(cursor: &mut Cursor<'_>, basis: i64) -> codec::Result<Option<Rect>> {
-    while let Some(rect) = cursor.next(Differences::rect)? {
-        if rect.is_visible(basis) {
-            return Ok(Some(open(rect)));
-        }
-    }
-    Ok(None)
 }
 
 /// A version as one knows it before it ends.

@@ -2,17 +2,14 @@
 
 use super::{
     codec::{self, Malformed, Reader},
-    differences::Differences,
-    page::{Page, Row, RowHash},
+    page::{Page, Row},
     page_codec::{self, Entry, Header, PageId, SEAL_BYTES},
-    page_list::{Cursor, List},
-    page_search,
+    page_list::List,
+    page_rows::{Rows, StoredRow},
+    page_search::{self, Visible},
     timeline::{self, Rect},
 };
 use crate::kv::Slice;
-
-/// In a page, a row outside of it; a row inside has twice its length there.
-pub(super) const OUTSIDE: u64 = 1;
 
 /// A page as it is stored, its checksum checked and its header read. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -59,25 +56,20 @@ impl PageView {
     /// All of a leaf.
     pub(super) fn leaf(&self) -> codec::Result<Page> {
         let (rows, rects) = self.lists()?;
-        let rows: Vec<_> = (read_rows(rows)?.into_iter())
-            .map(|row| self.shared(row))
-            .collect();
-        let mut read = Vec::with_capacity(rects.len());
-        let mut cursor = rects.cursor();
-        while let Some(rect) = cursor.next(Differences::rect)? {
-            if rect.state as usize > rows.len() {
-                return Err(Malformed("a version names a row that is not there"));
-            }
-            read.push(rect);
+        let rects = rects.items()?;
+        if rects.iter().any(|rect| rect.state as usize > rows.len()) {
+            return Err(Malformed("a version names a row that is not there"));
         }
-        finished(cursor.rest())?;
+        let rows: codec::Result<Vec<_>> = (0..rows.len())
+            .map(|index| Ok(self.shared(rows.get(index)?)))
+            .collect();
         Ok(Page {
             span: self.header.span,
             since: self.header.since,
             made_by: self.header.made_by,
             applied_sequence: self.header.applied_sequence,
-            rects: read,
-            rows,
+            rects,
+            rows: rows?,
         })
     }
 
@@ -92,21 +84,13 @@ impl PageView {
         let Some(rect) = page_search::run_at(&rects, point, basis)? else {
             return Ok(None);
         };
-        let Some(index) = rect.state.checked_sub(1) else {
-            return Ok(Some((rect, None)));
-        };
-        let mut cursor = rows.cursor_at_item(index as usize, |_, reader| {
-            stored_row(reader)?;
-            Ok(())
-        })?;
-        let row = cursor.next(|_, reader| stored_row(reader))?;
-        let row = row.ok_or(Malformed("a version names a row that is not there"))?;
-        Ok(Some((rect, Some(self.shared(row)))))
+        let row = rows.of(&rect)?.map(|row| self.shared(row));
+        Ok(Some((rect, row)))
     }
 
-    /// A leaf's rows, where they lie: state `n + 1` is the `n`-th.
-    pub(super) fn rows(&self) -> codec::Result<Vec<StoredRow<'_>>> {
-        read_rows(self.lists()?.0)
+    /// A leaf's rows, where they lie.
+    pub(super) fn rows(&self) -> codec::Result<Rows<'_>> {
+        Ok(self.lists()?.0)
     }
 
     /// What a reader of this leaf at `basis` sees, in order of `from`, contiguous versions of one owner joined. Nothing is
@@ -114,22 +98,14 @@ impl PageView {
     pub(super) fn runs(&self, basis: i64) -> codec::Result<Runs<'_>> {
         let (_, rects) = self.lists()?;
         Ok(Runs {
-            cursor: rects.cursor(),
-            basis,
+            seen: Visible::new(rects, basis),
             held: None,
         })
     }
 
     /// An inner page's entries, in order of (`from`, `since`).
     pub(super) fn entries(&self) -> codec::Result<Vec<Entry>> {
-        let list = self.children()?;
-        let mut entries = Vec::with_capacity(list.len());
-        let mut cursor = list.cursor();
-        while let Some(entry) = cursor.next(Differences::entry)? {
-            entries.push(entry);
-        }
-        finished(cursor.rest())?;
-        Ok(entries)
+        self.children()?.items()
     }
 
     /// The child that covers `point` for readers at `basis`.
@@ -140,16 +116,15 @@ impl PageView {
     }
 
     /// The rows and the versions of a leaf.
-    fn lists(&self) -> codec::Result<(List<'_>, List<'_>)> {
+    fn lists(&self) -> codec::Result<(Rows<'_>, List<'_, Rect>)> {
         if self.header.level > 0 {
             return Err(Malformed("an inner page lies where a leaf belongs"));
         }
         let mut reader = self.reader();
-        let rows = Reader::new(reader.bytes()?);
-        Ok((List::read(rows)?, List::read(reader)?))
+        Ok((Rows::read(&mut reader)?, List::read(reader)?))
     }
 
-    fn children(&self) -> codec::Result<List<'_>> {
+    fn children(&self) -> codec::Result<List<'_, Entry>> {
         if self.header.level == 0 {
             return Err(Malformed("a leaf lies where an inner page belongs"));
         }
@@ -168,48 +143,9 @@ impl PageView {
     }
 }
 
-fn finished(reader: Reader<'_>) -> codec::Result<()> {
-    if reader.is_empty() {
-        Ok(())
-    } else {
-        Err(Malformed("it goes on after its end"))
-    }
-}
-
-/// A row where it lies in a page.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum StoredRow<'a> {
-    Inside(&'a [u8]),
-    Outside(RowHash),
-}
-
-#[inline]
-fn stored_row<'a>(reader: &mut Reader<'a>) -> codec::Result<StoredRow<'a>> {
-    let length = reader.u64()?;
-    if length == OUTSIDE {
-        return Ok(StoredRow::Outside(reader.array()?));
-    }
-    if length % 2 == 1 {
-        return Err(Malformed("a row is neither inside nor outside"));
-    }
-    let length = usize::try_from(length / 2).map_err(|_| Malformed("a row is too long"))?;
-    Ok(StoredRow::Inside(reader.take(length)?))
-}
-
-fn read_rows(list: List<'_>) -> codec::Result<Vec<StoredRow<'_>>> {
-    let mut rows = Vec::with_capacity(list.len());
-    let mut cursor = list.cursor();
-    while let Some(row) = cursor.next(|_, reader| stored_row(reader))? {
-        rows.push(row);
-    }
-    finished(cursor.rest())?;
-    Ok(rows)
-}
-
 /// See [`PageView::runs`].
 pub(super) struct Runs<'a> {
-    cursor: Cursor<'a>,
-    basis: i64,
+    seen: Visible<'a>,
     held: Option<Rect>,
 }
 
@@ -217,12 +153,12 @@ impl Runs<'_> {
     fn next_run(&mut self) -> codec::Result<Option<Rect>> {
         let first = match self.held.take() {
             Some(held) => Some(held),
-            None => page_search::next_visible(&mut self.cursor, self.basis)?,
+            None => self.seen.next()?,
         };
         let Some(mut run) = first else {
             return Ok(None);
         };
-        while let Some(next) = page_search::next_visible(&mut self.cursor, self.basis)? {
+        while let Some(next) = self.seen.next()? {
             if !timeline::continues(&run, &next) {
                 self.held = Some(next);
                 break;
