@@ -6,7 +6,7 @@
 //! each), the least `from`, `since` and detail; then the columns, one after the other, big-endian: `from`, `since` and detail as
 //! what they have over the least one, lengths of valid time and of life as they are, 0 for one without end.
 
-use std::{marker::PhantomData, ops::Range};
+use std::marker::PhantomData;
 
 use super::{
     codec::{self, Malformed, Reader, put_i64, put_u64},
@@ -251,9 +251,9 @@ impl<'a, T: Item> List<'a, T> {
         Block::read(self.start(index)?, len)
     }
 
-    /// The blocks that begin at or before `point`, and the first one even if it begins later.
+    /// How many of the first blocks to look at for what begins at or before `point`.
     #[inline]
-    pub(super) fn blocks_until(&self, point: i64) -> codec::Result<Range<usize>> {
+    pub(super) fn blocks_until(&self, point: i64) -> codec::Result<usize> {
         let (mut until, mut after) = (self.blocks().min(1), self.blocks());
         while until < after {
             let middle = until.midpoint(after);
@@ -265,7 +265,7 @@ impl<'a, T: Item> List<'a, T> {
                 after = middle;
             }
         }
-        Ok(0..until)
+        Ok(until)
     }
 }
 

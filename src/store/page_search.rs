@@ -28,7 +28,7 @@ pub(super) fn run_at(
     point: i64,
     basis: i64,
 ) -> codec::Result<Option<Rect>> {
-    let Some((place, found)) = last_visible(rects, i64::MIN, point, basis)? else {
+    let Some((mut place, found)) = last_visible(rects, i64::MIN, point, basis)? else {
         return Ok(None);
     };
     if !found.span().contains(point) {
@@ -41,7 +41,6 @@ pub(super) fn run_at(
     {
         run.to = next.to;
     }
-    let mut place = place;
     while run.from != i64::MIN
         && let Some((earlier, before)) = visible_before(rects, place, i64::MIN, basis)?
         && timeline::continues(&before, &run)
@@ -60,8 +59,7 @@ fn last_visible<T: Item>(
     latest: i64,
     basis: i64,
 ) -> codec::Result<Option<(Place, T)>> {
-    let blocks = list.blocks_until(latest)?;
-    let Some(last) = blocks.end.checked_sub(1) else {
+    let Some(last) = list.blocks_until(latest)?.checked_sub(1) else {
         return Ok(None);
     };
     let block = list.block(last)?;
