@@ -174,6 +174,7 @@ messages! {
     Attribute { name, kind: AttributeKind, precision, scale, description, deprecated }
     EntityType {
         name, attributes, description, create_time, first_known_time, state: EntityTypeState, revision, revision_time,
+        written_by,
     }
     CreateEntityTypeResponse { entity_type, created }
     UpdateEntityTypeResponse { entity_type, updated }
