@@ -90,7 +90,12 @@ pub(crate) struct RegisterArgs {
     #[arg(long, value_name = "TYPE", requires = "key")]
     output_entity: Option<String>,
     /// A column of the query that entity ids are made of; may be repeated
-    #[arg(long, value_name = "COLUMN", requires = "output_entity")]
+    #[arg(
+        long,
+        value_name = "COLUMN",
+        requires = "output_entity",
+        conflicts_with = "output_table"
+    )]
     key: Vec<String>,
     /// hourly, daily, weekly, monthly or yearly
     #[arg(long, value_parser = definitions::parse_grain)]

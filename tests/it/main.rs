@@ -19,6 +19,7 @@ mod calendar;
 mod cli;
 mod conformance;
 mod entity_output;
+mod entity_output_cli;
 mod entity_output_crash;
 mod entity_output_flights;
 mod epidemic;
