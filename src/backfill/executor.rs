@@ -101,6 +101,7 @@ impl Executor {
             .map_err(|_| Error::Stopping)??;
         let (messages, inbox) = mpsc::channel(QUEUE);
         let backfills = Backfills::default();
+        let publisher = Publisher::new(self.lake, self.store.clone(), journal.clone());
         let shared = Arc::new(Shared {
             journal,
             planner: Planner {
@@ -118,7 +119,7 @@ impl Executor {
         let mut actor = Actor::new(
             Arc::clone(&shared),
             self.engine,
-            Publisher::new(self.lake),
+            publisher,
             self.ids,
             messages.clone(),
             self.config.max_active_partitions,

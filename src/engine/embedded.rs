@@ -1,22 +1,29 @@
 //! The embedded engine: DataFusion in this process, on threads of its own.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::{
+    execution::SendableRecordBatchStream,
+    physical_plan::{ExecutionPlan, execute_stream},
+};
 use futures::StreamExt;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Computed, Engine, Error, PartitionWork, Result, check,
+    Computed, Engine, Error, PartitionWork, Result, StagedOutput, check,
+    entity_output::EntityColumns,
     nesting::STACK_BYTES,
     session::{Scope, Sessions},
 };
 use crate::{
-    catalog::{Catalog, TransformSpec},
+    catalog::{Catalog, Output, TransformSpec},
     lake::Lake,
-    store::Store,
+    store::{RowStager, Store},
 };
 
 /// How the embedded engine is sized.
@@ -38,6 +45,7 @@ pub struct EmbeddedConfig {
 pub struct Embedded {
     sessions: Sessions,
     lake: Lake,
+    spill_folder: Arc<Path>,
     threads: Arc<EngineThreads>,
 }
 
@@ -62,6 +70,7 @@ impl Embedded {
         Ok(Self {
             sessions,
             lake,
+            spill_folder: config.spill_folder.as_path().into(),
             threads: Arc::new(EngineThreads::start(config.threads)?),
         })
     }
@@ -112,19 +121,51 @@ impl Embedded {
         };
         let context = self.sessions.open(&work.inputs, &scope)?;
         let logical = self.sessions.plan(&context, &work.inputs, &scope).await?;
-        let physical = context.state().create_physical_plan(&logical).await?;
-        let mut batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
-        let table = &work.inputs.transform.spec.output_table;
+        let (physical, staged) = match &work.inputs.transform.spec.output {
+            Output::Table(name) => {
+                let physical = context.state().create_physical_plan(&logical).await?;
+                let batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
+                (physical, self.stage_files(name, &work, batches).await?)
+            }
+            Output::Entities(output) => {
+                let entity_type = work.inputs.output_type()?;
+                let columns =
+                    EntityColumns::resolve(output, entity_type, logical.schema().as_arrow())?;
+                let logical = columns.by_id(logical)?;
+                let physical = context.state().create_physical_plan(&logical).await?;
+                let batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
+                let stager = RowStager::new(Arc::clone(entity_type), self.spill_path(&work));
+                (physical, stage_rows(&columns, stager, batches).await?)
+            }
+        };
+        Ok(Computed {
+            staged,
+            rows_read: rows_from_files(&physical),
+        })
+    }
+
+    async fn stage_files(
+        &self,
+        table: &str,
+        work: &PartitionWork,
+        mut batches: SendableRecordBatchStream,
+    ) -> Result<StagedOutput> {
         let mut writer = self
             .lake
             .stage(table, work.partition.start, &work.attempt)?;
         while let Some(batch) = batches.next().await {
             writer.write(&batch?)?;
         }
-        Ok(Computed {
-            staged: writer.finish()?,
-            rows_read: rows_from_files(&physical),
-        })
+        Ok(StagedOutput::Files(writer.finish()?))
+    }
+
+    /// A file of this attempt alone, for the moment in which it has a name.
+    fn spill_path(&self, work: &PartitionWork) -> PathBuf {
+        let start_micros = work.partition.start.micros();
+        self.spill_folder.join(format!(
+            "rows-{}-{start_micros}-{}",
+            work.attempt.backfill, work.attempt.attempt
+        ))
     }
 }
 
@@ -147,6 +188,20 @@ impl Engine for Embedded {
                 cause: error.to_string(),
             }),
         }
+    }
+}
+
+async fn stage_rows(
+    columns: &EntityColumns,
+    mut stager: RowStager,
+    mut batches: SendableRecordBatchStream,
+) -> Result<StagedOutput> {
+    while let Some(batch) = batches.next().await {
+        columns.push(&batch?, &mut stager)?;
+    }
+    match stager.finish() {
+        Ok(rows) => Ok(StagedOutput::Rows(rows)),
+        Err(cause) => Err(Error::Staging(cause)),
     }
 }
 
