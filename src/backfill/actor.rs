@@ -8,7 +8,7 @@ mod attempts;
 mod requests;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -21,18 +21,20 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Error, Result,
-    decide::{Action, Command, Cost, PublishedAttempt, decide},
+    decide::{Action, Command, Cost, decide},
     executor::{Shared, same_request},
     journal::bounded_message,
     model::{BackfillSpec, BackfillState, Change, Event, Parent, Plan, Record},
-    publish::{self, PublishDone, PublishItem, Publisher},
+    publish::{PublishDone, PublishItem, Publisher},
     slots::{self, Claim},
     state::State,
     watch::{Watched, finished_rows},
 };
 use crate::{
+    catalog::Output,
     engine::{self, Computed, Engine, PinnedInputs},
     ids::IdSource,
+    time::Interval,
 };
 
 /// Commands that one turn takes up: they share a flush.
@@ -123,8 +125,8 @@ pub(super) struct Actor {
     ids: Arc<dyn IdSource>,
     messages: mpsc::Sender<Message>,
     live: BTreeMap<String, Live>,
-    /// Tables that have something new to commit.
-    to_commit: BTreeSet<String>,
+    /// Outputs that have something new to commit, each once.
+    to_commit: Vec<Output>,
     /// Tasks that compute at once, of all backfills together.
     max_active: usize,
     /// Slots granted so far.
@@ -162,7 +164,7 @@ impl Actor {
             ids,
             messages,
             live: BTreeMap::new(),
-            to_commit: BTreeSet::new(),
+            to_commit: Vec::new(),
             max_active: max_active as usize,
             grants: 0,
             tidying: HashMap::new(),
@@ -300,30 +302,21 @@ impl Actor {
 
     fn publish_ended(&mut self, done: PublishDone, turn: &mut Turn) {
         self.publisher.ended(&done);
-        for item in done.items {
-            let command = match &done.outcome {
-                Ok(snapshot_id) => Command::Published(PublishedAttempt {
-                    index: item.index,
-                    attempt: item.attempt,
-                    rows_read: item.rows_read,
-                    rows_written: item.rows_written,
-                    bytes_written: item.staged.size_bytes,
-                    staged_at_micros: Some(item.staged_at_micros),
-                    snapshot_id: *snapshot_id,
-                    cost: item.cost,
-                }),
+        for partition in done.partitions {
+            let command = match partition.outcome {
+                Ok(published) => Command::Published(published),
                 Err(failure) => Command::Failed {
-                    index: item.index,
-                    attempt: item.attempt,
-                    message: bounded_message(failure.message.clone()),
+                    index: partition.index,
+                    attempt: partition.attempt,
+                    message: bounded_message(failure.message),
                     retryable: failure.retryable,
                     jitter: self.ids.fraction(),
-                    cost: item.cost,
+                    cost: partition.cost,
                 },
             };
             self.command(&done.backfill, command, turn);
         }
-        self.publish_more(&done.table);
+        self.publish_more(&done.output);
     }
 
     /// Journals the turn, shows it, and acts on it. Actions may lead to more events: then another turn follows.
@@ -345,9 +338,9 @@ impl Actor {
             for (name, action) in actions {
                 self.act(&name, action, &mut turn);
             }
-            // All that was staged in this turn goes into one commit per table.
-            for table in std::mem::take(&mut self.to_commit) {
-                self.publish_more(&table);
+            // All that was staged in this turn goes into one commit per output.
+            for output in std::mem::take(&mut self.to_commit) {
+                self.publish_more(&output);
             }
             if turn.events.is_empty() && turn.actions.is_empty() {
                 return Ok(());
@@ -458,28 +451,31 @@ impl Actor {
             cost,
         } = found;
         let plan = &live.watched.record.plan;
-        let planned = plan.partitions.get(index as usize);
-        let Some(transform) = planned.and_then(|planned| plan.transform_of(planned)) else {
+        let Some(planned) = plan.partitions.get(index as usize) else {
             return;
         };
-        let table = transform.output_table.clone();
+        let Some(transform) = plan.transform_of(planned) else {
+            return;
+        };
         let item = PublishItem {
             index,
             attempt,
+            window: Interval::new(planned.partition.start, planned.partition.end),
             rows_read: computed.rows_read,
-            rows_written: computed.staged.row_count,
             staged_at_micros,
             staged: computed.staged,
             cost,
         };
-        self.publisher
-            .enqueue(&table, name, transform.revision, item);
-        self.to_commit.insert(table);
+        let output = transform.output.clone();
+        self.publisher.enqueue(name, transform, item);
+        if !self.to_commit.contains(&output) {
+            self.to_commit.push(output);
+        }
     }
 
-    /// Starts the next commit on `table`, if none is under way: all that is ready goes into it.
-    fn publish_more(&mut self, table: &str) {
-        let Some(commit) = self.publisher.next_commit(table) else {
+    /// Starts the next commit on `output`, if none is under way: all that is ready goes into it.
+    fn publish_more(&mut self, output: &Output) {
+        let Some(commit) = self.publisher.next_commit(output) else {
             return;
         };
         let messages = self.messages.clone();
@@ -497,12 +493,16 @@ impl Actor {
         tracing::info!(backfill = %name, state = ?live.state.state, "ended");
         let journal = self.shared.journal.clone();
         let leftovers = self.publisher.remove_leftovers(&live.watched.record);
+        let notes = self.publisher.forget(&live.watched.record);
         let key = name.to_owned();
         let name = name.to_owned();
         self.tidying.retain(|_, tidying| !tidying.is_finished());
         let tidying = self.tasks.spawn(async move {
             if let Err(error) = leftovers.await {
                 tracing::warn!(backfill = %name, %error, "cannot remove files that were staged and not published");
+            }
+            if let Err(error) = notes.await {
+                tracing::warn!(backfill = %name, %error, "cannot remove notes that are no longer needed");
             }
             let remembered = tokio::task::spawn_blocking({
                 let name = name.clone();

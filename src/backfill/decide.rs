@@ -15,7 +15,7 @@ mod tasks;
 use super::{
     model::{
         BackfillState, Change, Event, PartitionChange, PartitionState, Plan, PlannedPartition,
-        Record,
+        Receipt, Record,
     },
     retry,
     state::{PartitionRun, State},
@@ -97,7 +97,7 @@ pub(super) struct Cost {
     pub(super) began_at_micros: Option<i64>,
 }
 
-/// An attempt whose rows are on the table.
+/// An attempt whose rows are where they belong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PublishedAttempt {
     /// Its partition.
@@ -113,7 +113,7 @@ pub(super) struct PublishedAttempt {
     /// When its rows were staged, if that is known.
     pub(super) staged_at_micros: Option<i64>,
     /// What published it.
-    pub(super) snapshot_id: i64,
+    pub(super) receipt: Receipt,
     /// What it took, if that is known.
     pub(super) cost: Cost,
 }
@@ -267,7 +267,8 @@ impl Step<'_> {
             peak_memory_bytes: published.cost.peak_memory_bytes,
             began_at_micros: published.cost.began_at_micros,
             staged_at_micros: published.staged_at_micros,
-            snapshot_id: Some(published.snapshot_id),
+            snapshot_id: published.receipt.snapshot_id(),
+            entities: published.receipt.entities(),
             ..PartitionChange::plain(
                 published.index,
                 PartitionState::Succeeded,

@@ -1,7 +1,8 @@
 //! What can go wrong with a backfill.
 
 use crate::{
-    catalog, engine,
+    catalog::{self, Output},
+    engine,
     error::{Classify, ErrorKind, Violation},
     kv, lake, store,
     time::{CalendarError, SysTime, ValidTime},
@@ -76,6 +77,19 @@ pub enum Error {
         /// What it knew.
         upstream_basis: SysTime,
     },
+    /// A transform would read entities at a basis from before another one of the backfill writes them.
+    #[error(
+        "cannot run {reader} and {writer} in one backfill: {reader} would read entity type {entity_type:?} at a basis from before \
+         {writer} writes it; let a backfill of {writer} end first, and create one of {reader} after it"
+    )]
+    ReadsOutputType {
+        /// Who reads.
+        reader: String,
+        /// What.
+        entity_type: String,
+        /// Who writes it.
+        writer: String,
+    },
     /// A restatement reaches beyond what it restates.
     #[error(
         "cannot restate [{from}, {to}): backfill {parent} is over [{parent_from}, {parent_to})"
@@ -106,13 +120,13 @@ pub enum Error {
     },
     /// Another backfill writes the same partitions.
     #[error(
-        "backfill {other} is active on these partitions of table {table:?}; wait for it, or cancel it"
+        "backfill {other} is active on these partitions of {output}; wait for it, or cancel it"
     )]
     Overlap {
         /// The active backfill.
         other: String,
-        /// The table.
-        table: String,
+        /// What both write.
+        output: Output,
     },
     /// The world is not what the caller planned with.
     #[error(
@@ -224,6 +238,7 @@ impl Classify for Error {
             Self::NotFound { .. } => ErrorKind::NotFound,
             Self::NothingToRun { .. }
             | Self::UpstreamKnowsMore { .. }
+            | Self::ReadsOutputType { .. }
             | Self::Overlap { .. }
             | Self::PlanMoved { .. }
             | Self::StillActive { .. }
@@ -251,6 +266,7 @@ impl Classify for Error {
             Self::BackwardsWithPrior { .. } => "BACKWARDS_WITH_PRIOR",
             Self::TaskWithPrior { .. } => "TASK_WITH_PRIOR",
             Self::UpstreamKnowsMore { .. } => "UPSTREAM_KNOWS_MORE",
+            Self::ReadsOutputType { .. } => "UPSTREAM_ENTITY_TYPE",
             Self::RestateOutside { .. } => "RESTATE_OUTSIDE",
             Self::NotFound { .. } => "BACKFILL_NOT_FOUND",
             Self::NothingToRun { .. } => "NOTHING_TO_RUN",
@@ -293,6 +309,7 @@ impl Classify for Error {
             Self::NotFound { .. }
             | Self::NothingToRun { .. }
             | Self::UpstreamKnowsMore { .. }
+            | Self::ReadsOutputType { .. }
             | Self::Overlap { .. }
             | Self::PlanMoved { .. }
             | Self::RequestIdReused { .. }
@@ -321,6 +338,7 @@ impl Classify for Error {
             | Self::BackwardsWithPrior { .. }
             | Self::TaskWithPrior { .. }
             | Self::UpstreamKnowsMore { .. }
+            | Self::ReadsOutputType { .. }
             | Self::RestateOutside { .. }
             | Self::StillActive { .. }
             | Self::NothingToRetry { .. }

@@ -104,7 +104,7 @@ fn unreadable(backfill: &str, cause: String) -> Error {
 mod tests {
     use super::*;
     use crate::{
-        engine::{EntityRead, FileSet, Sight, TableRead},
+        engine::{EntityRead, FileSet, PriorEntities, Sight, TableRead},
         time::{Interval, ValidTime},
     };
 
@@ -131,6 +131,10 @@ mod tests {
                     file_count: 3,
                     digest: "00ff".to_owned(),
                 }),
+                prior_entities: Some(PriorEntities {
+                    basis: SysTime::from_micros(6),
+                    read: read(Sight::State(ValidTime::from_micros(4))),
+                }),
                 tables: vec![TableRead {
                     table: "hours".to_owned(),
                     files: FileSet {
@@ -150,6 +154,8 @@ mod tests {
         r#"{"entity_type":"station","sight":{"States":{"from":5,"to":9}},"attributes":["temp"],"valid_from":true,"valid_to":false,"ids":[1,4294967295]},"#,
         r#"{"entity_type":"station","sight":{"Versions":{"from":5,"to":9}},"attributes":["temp"],"valid_from":true,"valid_to":false}"#,
         r#"],"sources":["flights"],"prior":{"file_count":3,"digest":"00ff"},"#,
+        r#""prior_entities":{"basis":6,"read":"#,
+        r#"{"entity_type":"station","sight":{"State":4},"attributes":["temp"],"valid_from":true,"valid_to":false}},"#,
         r#""tables":[{"table":"hours","files":{"file_count":1,"digest":"aa"}}]}}"#,
     );
 

@@ -36,6 +36,8 @@ pub(super) struct EntityKnowledge {
     pub(super) entity_type: String,
     /// The first basis at which it held anything.
     pub(super) first_known: Option<SysTime>,
+    /// An active backfill whose output it is.
+    pub(super) being_written_by: Option<String>,
 }
 
 /// All that a plan of one transform is made of.
@@ -150,7 +152,7 @@ fn transform_plan(input: &PlanInput<'_>, partitions: &[PlannedPartition]) -> Tra
     TransformPlan {
         transform: transform.spec.name.clone(),
         revision: transform.revision,
-        output_table: transform.spec.output_table.clone(),
+        output: transform.spec.output.clone(),
         grain: transform.spec.grain,
         zone: transform.spec.zone,
         shape: input.shape(),
@@ -414,6 +416,12 @@ fn warnings(input: &PlanInput<'_>, partitions: &[PlannedPartition]) -> Vec<Strin
         .collect();
     let mut warnings = Vec::new();
     for entity in &input.entities {
+        if let Some(backfill) = &entity.being_written_by {
+            warnings.push(format!(
+                "{}: {backfill} is writing it: partitions read what is there of it at their basis, which may be a part",
+                entity.entity_type
+            ));
+        }
         let blind = running
             .iter()
             .filter(|planned| entity.first_known.is_none_or(|first| planned.basis < first))

@@ -16,10 +16,10 @@ use super::{
     upstream::{Publication, Published, TableKnowledge},
 };
 use crate::{
-    catalog::{self, Catalog, Transform},
+    catalog::{self, Catalog, Output, Transform},
     engine::{PinnedEntity, PinnedInputs, PinnedSource, PinnedTable, source},
     lake::{self, Lake},
-    store::Store,
+    store::{self, EntityType, Store},
     time::{Interval, SysTime},
 };
 
@@ -107,6 +107,7 @@ impl Planner {
             }
             named.push(self.catalog.transform(&one.name, one.revision)?);
         }
+        check_entity_inputs(&named)?;
         let specs: Vec<_> = named.iter().map(|transform| &transform.spec).collect();
         let order = catalog::upstream_first(&specs)?;
         named.sort_by_key(|transform| order.iter().position(|name| *name == transform.spec.name));
@@ -121,7 +122,8 @@ impl Planner {
     ) -> Result<Vec<TableKnowledge>> {
         let mut tables = Vec::new();
         for input in &transform.spec.tables {
-            let writer = self.writer_of(&input.table)?;
+            let output = Output::Table(input.table.clone());
+            let writer = self.writer_of(&output)?;
             let place = all.iter().position(|one| one.spec.name == writer.spec.name);
             let (lake, table) = (self.lake.clone(), input.table.clone());
             let snapshot_id = blocking(move || match lake.current_snapshot_id(&table) {
@@ -136,18 +138,18 @@ impl Planner {
                 zone: writer.spec.zone,
                 writer: place.and_then(|place| u32::try_from(place).ok()),
                 snapshot_id,
-                published: self.published(&input.table),
+                published: self.published(&output),
             });
         }
         Ok(tables)
     }
 
-    /// Which partitions of a table are published, and who did it.
-    fn published(&self, table: &str) -> Published {
+    /// Which partitions of an output are published, and who did it.
+    fn published(&self, output: &Output) -> Published {
         let mut published = Published::default();
         for watched in self.backfills.read().values() {
             let plan = &watched.record.plan;
-            let Some(place) = place_of(&watched.record, table) else {
+            let Some(place) = place_of(&watched.record, output) else {
                 continue;
             };
             let state = watched.visible.read();
@@ -166,13 +168,13 @@ impl Planner {
         published
     }
 
-    /// What earlier backfills made of the transform's table.
+    /// What earlier backfills made of the transform's output.
     fn history(&self, transform: &Transform, reprocess: Reprocess) -> History {
         // Elsewhere what became of single partitions is not asked.
         let tells_outcomes = reprocess != Reprocess::Completed || transform.spec.prior.is_some();
         let mut history = History::default();
         for watched in self.backfills.read().values().rev() {
-            let Some(place) = place_of(&watched.record, &transform.spec.output_table) else {
+            let Some(place) = place_of(&watched.record, &transform.spec.output) else {
                 continue;
             };
             let state = watched.visible.read();
@@ -239,10 +241,22 @@ impl Planner {
             self.store.check_imported(&input.entity_type)?;
             entities.push(EntityKnowledge {
                 first_known: self.store.first_known(&entity_type),
+                being_written_by: self.writing(&input.entity_type),
                 entity_type: input.entity_type.clone(),
             });
         }
         Ok(entities)
+    }
+
+    /// An active backfill that writes the entity type.
+    fn writing(&self, entity_type: &str) -> Option<String> {
+        let backfills = self.backfills.read();
+        let found = backfills.values().find(|watched| {
+            let mut outputs = watched.record.plan.transforms.iter();
+            outputs.any(|one| one.output.entity_type() == Some(entity_type))
+                && !watched.visible.read().state.is_terminal()
+        });
+        found.map(|watched| watched.record.name.clone())
     }
 
     /// Sees that the files which would be opened still have the source's columns.
@@ -296,21 +310,15 @@ impl Planner {
         }
         let mut entities = Vec::new();
         for (index, input) in transform.spec.entities.iter().enumerate() {
-            let entity_type = self.store.entity_type(&input.entity_type)?;
-            let revision = transform.entity_revision(index);
-            let pinned = entity_type.at_revision(revision).ok_or_else(|| {
-                crate::store::Error::NoSuchRevision {
-                    name: input.entity_type.clone(),
-                    revision,
-                }
-            })?;
+            let pinned = self.type_at(&input.entity_type, transform.entity_revision(index))?;
             entities.push(PinnedEntity {
-                entity_type: Arc::new(pinned),
+                entity_type: pinned,
                 at_partition_start: input.at_partition_start,
             });
         }
         Ok(PinnedInputs {
             tables: self.tables(&transform)?,
+            output_type: self.output_type(&transform)?,
             transform,
             sources,
             entities,
@@ -322,7 +330,7 @@ impl Planner {
         let inputs = transform.spec.tables.iter();
         let mut tables = Vec::new();
         for (input, revision) in inputs.zip(&transform.table_revisions) {
-            let writer = self.writer_of(&input.table)?;
+            let writer = self.writer_of(&Output::Table(input.table.clone()))?;
             let seen = self.catalog.transform(&writer.spec.name, Some(*revision))?;
             tables.push(PinnedTable {
                 table: input.table.clone(),
@@ -332,21 +340,57 @@ impl Planner {
         Ok(tables)
     }
 
-    /// The transform that writes `table`.
-    fn writer_of(&self, table: &str) -> Result<Arc<Transform>> {
-        self.catalog.writer_of(table).ok_or_else(|| {
+    /// The transform that writes `output`.
+    fn writer_of(&self, output: &Output) -> Result<Arc<Transform>> {
+        self.catalog.writer_of(output).ok_or_else(|| {
             catalog::Error::TransformNotFound {
-                name: table.to_owned(),
+                name: output.name().to_owned(),
             }
             .into()
         })
     }
+
+    fn output_type(&self, transform: &Transform) -> Result<Option<Arc<EntityType>>> {
+        let output = transform.spec.output.entities();
+        let revision = transform.output_revision.unwrap_or(1);
+        output
+            .map(|output| self.type_at(&output.entity_type, revision))
+            .transpose()
+    }
+
+    fn type_at(&self, name: &str, revision: u32) -> Result<Arc<EntityType>> {
+        let pinned = self.store.entity_type(name)?.at_revision(revision);
+        let pinned = pinned.ok_or_else(|| store::Error::NoSuchRevision {
+            name: name.to_owned(),
+            revision,
+        })?;
+        Ok(Arc::new(pinned))
+    }
 }
 
-/// The place of the transform that writes `table` in a backfill.
-fn place_of(record: &Record, table: &str) -> Option<u32> {
+/// Bases are pinned when a backfill is created: what one of `transforms` writes of an entity type, another one would not see.
+fn check_entity_inputs(transforms: &[Arc<Transform>]) -> Result<()> {
+    for reader in transforms {
+        for input in &reader.spec.entities {
+            let writes = |one: &&Arc<Transform>| {
+                one.spec.output.entity_type() == Some(input.entity_type.as_str())
+            };
+            if let Some(writer) = transforms.iter().find(writes) {
+                return Err(Error::ReadsOutputType {
+                    reader: reader.spec.name.clone(),
+                    entity_type: input.entity_type.clone(),
+                    writer: writer.spec.name.clone(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The place of the transform that writes `output` in a backfill.
+fn place_of(record: &Record, output: &Output) -> Option<u32> {
     let mut transforms = (0u32..).zip(&record.plan.transforms);
-    let found = transforms.find(|(_, one)| one.output_table == table);
+    let found = transforms.find(|(_, one)| one.output.is_same_place(output));
     found.map(|(place, _)| place)
 }
 

@@ -2,6 +2,7 @@
 
 use chrono_tz::Tz;
 
+use super::output::Output;
 use crate::{
     error::{Classify, ErrorKind},
     kv,
@@ -41,32 +42,35 @@ pub enum Error {
         /// The latest there is.
         latest: u32,
     },
-    /// A table has one writer.
-    #[error("table {table:?} is written by transform {owner:?}; choose another output_table")]
-    TableOwned {
-        /// The table.
-        table: String,
+    /// A table or entity type has one writer.
+    #[error(
+        "{output} is written by transform {owner:?}; choose another {}",
+        field_of(output)
+    )]
+    OutputOwned {
+        /// What is to be written.
+        output: Output,
         /// Its writer.
         owner: String,
     },
-    /// Revisions of one transform write one table on one calendar.
+    /// Revisions of one transform write one table or entity type on one calendar.
     #[error(
-        "transform {name:?} writes table {table:?} by {grain} partitions in {zone}; a revision cannot change that: register it under another name"
+        "transform {name:?} writes {output} by {grain} partitions in {zone}; a revision cannot change that: register it under another name"
     )]
     OutputMoved {
         /// The transform.
         name: String,
-        /// The table of its latest revision.
-        table: String,
+        /// What its latest revision writes.
+        output: Output,
         /// Its grain.
         grain: Grain,
         /// Its zone.
         zone: Tz,
     },
-    /// Transforms would read each other's tables in a circle.
-    #[error("transforms would read each other's tables in a circle: {}", path.join(" reads "))]
+    /// Transforms would read each other's output in a circle.
+    #[error("transforms would read each other's output in a circle: {}", path.join(" reads "))]
     Cycle {
-        /// Each reads the table of the next; the last is the first again.
+        /// Each reads what the next one writes; the last is the first again.
         path: Vec<String>,
     },
     /// A definition cannot be encoded.
@@ -82,6 +86,14 @@ pub enum Error {
     Storage(#[from] kv::Error),
 }
 
+/// Where a definition says what is written.
+fn field_of(output: &Output) -> &'static str {
+    match output {
+        Output::Table(_) => "output_table",
+        Output::Entities(_) => "output_entity",
+    }
+}
+
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
@@ -89,7 +101,7 @@ impl Classify for Error {
             | Self::TransformNotFound { .. }
             | Self::RevisionNotFound { .. } => ErrorKind::NotFound,
             Self::SourceExists { .. } => ErrorKind::AlreadyExists,
-            Self::TableOwned { .. } | Self::OutputMoved { .. } | Self::Cycle { .. } => {
+            Self::OutputOwned { .. } | Self::OutputMoved { .. } | Self::Cycle { .. } => {
                 ErrorKind::FailedPrecondition
             }
             Self::Encoding { .. } => ErrorKind::Internal,
@@ -103,7 +115,10 @@ impl Classify for Error {
             Self::SourceExists { .. } => "SOURCE_EXISTS",
             Self::TransformNotFound { .. } => "TRANSFORM_NOT_FOUND",
             Self::RevisionNotFound { .. } => "REVISION_NOT_FOUND",
-            Self::TableOwned { .. } => "TABLE_OWNED",
+            Self::OutputOwned { output, .. } => match output {
+                Output::Table(_) => "TABLE_OWNED",
+                Output::Entities(_) => "ENTITY_TYPE_OWNED",
+            },
             Self::OutputMoved { .. } => "OUTPUT_MOVED",
             Self::Cycle { .. } => "TRANSFORM_CYCLE",
             Self::Encoding { .. } => "STORAGE_FAULT",
@@ -120,7 +135,7 @@ impl Classify for Error {
             Self::RevisionNotFound { name, revision, .. } => {
                 Some(("transform revision", format!("{name}@{revision}")))
             }
-            Self::TableOwned { .. }
+            Self::OutputOwned { .. }
             | Self::OutputMoved { .. }
             | Self::Cycle { .. }
             | Self::Encoding { .. }

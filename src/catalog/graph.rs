@@ -1,10 +1,10 @@
-//! Which transforms read the tables of which. Pure.
+//! Which transforms read the output of which, tables and entity types. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Error, Result, TransformSpec};
+use super::{Error, Output, Result, TransformSpec};
 
-/// Whether `spec` would read its own output over the tables of `others`.
+/// Whether `spec` would read its own output over that of `others`.
 ///
 /// # Errors
 /// [`Error::Cycle`] with the way round.
@@ -22,10 +22,10 @@ pub(super) fn check_cycle<'a>(
     walk.visit(spec)
 }
 
-/// `specs` in an order in which each comes after those whose tables it reads; otherwise by name.
+/// `specs` in an order in which each comes after those whose output it reads; otherwise by name.
 ///
 /// # Errors
-/// [`Error::Cycle`] where there is none: some read each other's tables in a circle.
+/// [`Error::Cycle`] where there is none: some read each other's output in a circle.
 pub fn upstream_first(specs: &[&TransformSpec]) -> Result<Vec<String>> {
     let writers = writers(specs.iter().copied());
     let mut walk = Walk {
@@ -42,13 +42,34 @@ pub fn upstream_first(specs: &[&TransformSpec]) -> Result<Vec<String>> {
     Ok(walk.order)
 }
 
-type Writers<'a> = BTreeMap<&'a str, &'a TransformSpec>;
+/// What can be written, by name: a table and an entity type of one name are two things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place<'a> {
+    Table(&'a str),
+    EntityType(&'a str),
+}
 
-/// By table, the transform that writes it.
+impl<'a> Place<'a> {
+    fn of(output: &'a Output) -> Self {
+        match output {
+            Output::Table(name) => Self::Table(name),
+            Output::Entities(output) => Self::EntityType(&output.entity_type),
+        }
+    }
+
+    /// All that `spec` reads.
+    fn read_by(spec: &'a TransformSpec) -> impl Iterator<Item = Self> {
+        let tables = spec.tables.iter().map(|input| Self::Table(&input.table));
+        let types = spec.entities.iter();
+        tables.chain(types.map(|input| Self::EntityType(&input.entity_type)))
+    }
+}
+
+type Writers<'a> = BTreeMap<Place<'a>, &'a TransformSpec>;
+
+/// The transform that writes each place.
 fn writers<'a>(specs: impl Iterator<Item = &'a TransformSpec>) -> Writers<'a> {
-    specs
-        .map(|spec| (spec.output_table.as_str(), spec))
-        .collect()
+    specs.map(|spec| (Place::of(&spec.output), spec)).collect()
 }
 
 /// A walk upstream, depth first.
@@ -74,8 +95,7 @@ impl<'a> Walk<'a> {
             });
         }
         self.path.push(&spec.name);
-        let upstream = spec.tables.iter();
-        for writer in upstream.filter_map(|input| self.writers.get(input.table.as_str())) {
+        for writer in Place::read_by(spec).filter_map(|place| self.writers.get(&place)) {
             self.visit(writer)?;
         }
         self.path.pop();
@@ -89,7 +109,7 @@ impl<'a> Walk<'a> {
 mod tests {
     use super::*;
     use crate::{
-        catalog::{RetryPolicy, TableInput},
+        catalog::{EntityInput, EntityOutput, RetryPolicy, TableInput},
         time::Grain,
     };
 
@@ -105,7 +125,7 @@ mod tests {
             entities: Vec::new(),
             tables: reads.iter().map(input).collect(),
             prior: None,
-            output_table: format!("{name}_table"),
+            output: Output::Table(format!("{name}_table")),
             grain: Grain::Daily,
             zone: chrono_tz::UTC,
             retry: RetryPolicy::default(),
@@ -135,8 +155,39 @@ mod tests {
         let error = check_cycle(&spec("a", &["b"]), others.iter()).expect_err("a circle");
         assert_eq!(
             error.to_string(),
-            "transforms would read each other's tables in a circle: a reads b reads c reads a"
+            "transforms would read each other's output in a circle: a reads b reads c reads a"
         );
         assert!(check_cycle(&spec("x", &["b"]), others.iter()).is_ok());
+    }
+
+    #[test]
+    fn a_circle_may_go_over_entity_types() {
+        let writes = |name: &str, reads: &[&str]| TransformSpec {
+            output: Output::Entities(EntityOutput {
+                entity_type: format!("{name}_type"),
+                key: vec!["id".to_owned()],
+            }),
+            ..spec(name, reads)
+        };
+        let reads = |of: &str, spec: TransformSpec| TransformSpec {
+            entities: vec![EntityInput {
+                entity_type: of.to_owned(),
+                at_partition_start: false,
+            }],
+            ..spec
+        };
+        let others = [
+            reads("a_type", writes("b", &[])),
+            reads("b_type", spec("c", &[])),
+        ];
+        let closing = [writes("a", &["c"]), reads("b_type", writes("a", &[]))];
+        let ways = ["a reads c reads b reads a", "a reads b reads a"];
+        for (spec, way) in closing.iter().zip(ways) {
+            let error = check_cycle(spec, others.iter()).expect_err("a circle");
+            assert!(error.to_string().ends_with(way), "{error}");
+        }
+        // A table of the name is another thing.
+        let apart = reads("c_table", writes("a", &[]));
+        assert!(check_cycle(&apart, others.iter()).is_ok());
     }
 }

@@ -9,6 +9,7 @@ mod error;
 mod graph;
 mod model;
 mod name;
+mod output;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -18,10 +19,11 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use error::Error;
 pub use graph::upstream_first;
 pub use model::{
-    ColumnDef, CsvOptions, CsvType, EntityInput, Hive, PriorInput, RetryPolicy, Source,
-    SourceFormat, SourceInput, TableInput, Transform, TransformSpec,
+    ColumnDef, CsvOptions, CsvType, EntityInput, Hive, InputRevisions, PriorInput, RetryPolicy,
+    Source, SourceFormat, SourceInput, TableInput, Transform, TransformSpec,
 };
 pub use name::{MAX_NAME_BYTES, check_name};
+pub use output::{EntityOutput, KEY_SEPARATOR, Output};
 
 use crate::kv::{self, Database, Keyspace};
 
@@ -52,7 +54,7 @@ struct Definitions {
 }
 
 impl Definitions {
-    /// Whether `spec`, as the latest revision of its transform, would read its own output over other transforms' tables.
+    /// Whether `spec`, as the latest revision of its transform, would read its own output over other transforms.
     fn check_cycle(&self, spec: &TransformSpec) -> Result<()> {
         let latest = self.transforms.values().filter_map(|it| it.last());
         let others = latest
@@ -173,44 +175,45 @@ impl Catalog {
             .collect()
     }
 
-    /// The transform that writes `table`, if there is one.
-    pub fn writer_of(&self, table: &str) -> Option<Arc<Transform>> {
+    /// The transform that writes what `output` names, if there is one.
+    pub fn writer_of(&self, output: &Output) -> Option<Arc<Transform>> {
         self.transforms()
             .into_iter()
-            .find(|transform| transform.spec.output_table == table)
+            .find(|transform| transform.spec.output.is_same_place(output))
     }
 
     /// Stores a checked definition as the next revision. `false`: it equals the latest revision, which is returned; that one
     /// goes on seeing its entity types as they were when it was stored.
     ///
     /// # Errors
-    /// [`Error::TableOwned`] when another transform writes the output table, [`Error::OutputMoved`] when the latest revision
-    /// writes another table or another calendar, [`Error::Cycle`] when it would read its own output over other transforms;
+    /// [`Error::OutputOwned`] when another transform writes the output, [`Error::OutputMoved`] when the latest revision
+    /// writes another output or another calendar, [`Error::Cycle`] when it would read its own output over other transforms;
     /// storage faults.
     pub fn register_transform(
         &self,
         spec: TransformSpec,
         columns: Vec<ColumnDef>,
-        (entity_revisions, table_revisions): (Vec<u32>, Vec<u32>),
+        revisions: InputRevisions,
         create_time_micros: i64,
     ) -> Result<(Arc<Transform>, bool)> {
         self.check_output(&spec)?;
         let mut definitions = self.inner.definitions.write();
         definitions.check_cycle(&spec)?;
-        let revisions = definitions.transforms.entry(spec.name.clone()).or_default();
-        if let Some(latest) = revisions.last()
+        let stored = definitions.transforms.entry(spec.name.clone()).or_default();
+        if let Some(latest) = stored.last()
             && latest.spec == spec
             && latest.columns == columns
         {
             return Ok((Arc::clone(latest), false));
         }
-        let revision = revisions.last().map_or(0, |transform| transform.revision) + 1;
+        let revision = stored.last().map_or(0, |transform| transform.revision) + 1;
         let transform = Transform {
             spec,
             revision,
             columns,
-            entity_revisions,
-            table_revisions,
+            entity_revisions: revisions.entities,
+            table_revisions: revisions.tables,
+            output_revision: revisions.output,
             create_time_micros,
         };
         self.store(
@@ -218,27 +221,27 @@ impl Catalog {
             &transform,
         )?;
         let transform = Arc::new(transform);
-        revisions.push(Arc::clone(&transform));
+        stored.push(Arc::clone(&transform));
         Ok((transform, true))
     }
 
-    /// Whether `spec` may write its table: it alone writes it, always on one calendar, and without reading it.
+    /// Whether `spec` may write its output: it alone writes it, always on one calendar, and without reading it.
     ///
     /// # Errors
     /// As [`Catalog::register_transform`].
     pub fn check_output(&self, spec: &TransformSpec) -> Result<()> {
-        if let Some(owner) = self.writer_of(&spec.output_table)
+        if let Some(owner) = self.writer_of(&spec.output)
             && owner.spec.name != spec.name
         {
-            return Err(Error::TableOwned {
-                table: spec.output_table.clone(),
+            return Err(Error::OutputOwned {
+                output: spec.output.clone(),
                 owner: owner.spec.name.clone(),
             });
         }
         match self.transform(&spec.name, None) {
             Ok(latest) if !latest.spec.writes_like(spec) => Err(Error::OutputMoved {
                 name: spec.name.clone(),
-                table: latest.spec.output_table.clone(),
+                output: latest.spec.output.clone(),
                 grain: latest.spec.grain,
                 zone: latest.spec.zone,
             }),

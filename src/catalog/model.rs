@@ -6,6 +6,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
+use super::output::Output;
 use crate::time::{Grain, PartitionCalendar};
 
 /// How a source's files are written.
@@ -279,8 +280,9 @@ pub struct TransformSpec {
     pub tables: Vec<TableInput>,
     /// Its own earlier output, if it may name that.
     pub prior: Option<PriorInput>,
-    /// The table it writes.
-    pub output_table: String,
+    /// What it writes.
+    #[serde(flatten)]
+    pub output: Output,
     /// The length of its partitions.
     pub grain: Grain,
     /// The zone of its partitions.
@@ -299,12 +301,23 @@ impl TransformSpec {
         PartitionCalendar::new(self.grain, self.zone)
     }
 
-    /// Whether it writes the same table on the same calendar as `other`.
+    /// Whether it writes the same table or entity type on the same calendar as `other`.
     pub fn writes_like(&self, other: &Self) -> bool {
-        self.output_table == other.output_table
+        self.output.is_same_place(&other.output)
             && self.grain == other.grain
             && self.zone == other.zone
     }
+}
+
+/// The revisions of what a transform names, as it was planned at registration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InputRevisions {
+    /// As [`Transform::entity_revisions`].
+    pub entities: Vec<u32>,
+    /// As [`Transform::table_revisions`].
+    pub tables: Vec<u32>,
+    /// As [`Transform::output_revision`].
+    pub output: Option<u32>,
 }
 
 /// One immutable revision of a transform.
@@ -314,7 +327,7 @@ pub struct Transform {
     pub spec: TransformSpec,
     /// 1, 2, 3, …
     pub revision: u32,
-    /// The output table's columns: the query's as planned, as they are stored, and `partition_start`.
+    /// The query's columns as planned, as they are stored; of a table also `partition_start`.
     pub columns: Vec<ColumnDef>,
     /// By entity input: the revision of the type's schema that the SQL sees. Where there is none, the first.
     #[serde(default)]
@@ -322,6 +335,9 @@ pub struct Transform {
     /// By table input: the revision of the transform that writes it whose columns the SQL sees.
     #[serde(default)]
     pub table_revisions: Vec<u32>,
+    /// The revision of the schema of the entity type that it writes, if it writes one.
+    #[serde(default)]
+    pub output_revision: Option<u32>,
     /// Microseconds since the Unix epoch.
     pub create_time_micros: i64,
 }
@@ -337,9 +353,11 @@ impl Transform {
             && a.prior == b.prior
             && a.grain == b.grain
             && a.zone == b.zone
+            && a.output == b.output
             && self.columns == other.columns
             && self.entity_revisions == other.entity_revisions
             && self.table_revisions == other.table_revisions
+            && self.output_revision == other.output_revision
     }
 
     /// The revision of the schema of the entity input at this place that the SQL sees.

@@ -176,6 +176,7 @@ messages! {
     Attribute { name, kind: AttributeKind, precision, scale, description, deprecated }
     EntityType {
         name, attributes, description, create_time, first_known_time, state: EntityTypeState, revision, revision_time,
+        written_by,
     }
     CreateEntityTypeResponse { entity_type, created }
     UpdateEntityTypeResponse { entity_type, updated }
@@ -206,8 +207,9 @@ messages! {
     RetryPolicy { max_attempts, initial_backoff, max_backoff, attempt_timeout }
     Transform {
         name, sql, sources, entities, prior, output_table, grain: Grain, time_zone, retry, description, output_columns,
-        tables, revision, create_time, columns,
+        output_entity, tables, revision, create_time, columns,
     }
+    EntityOutput { entity_type, key }
     RegisterTransformResponse { transform, created }
     ListTransformsResponse { transforms }
     Table {
@@ -231,11 +233,11 @@ messages! {
     Plan {
         transform, revision, output_table, knowledge: Knowledge, dependency_shape: DependencyShape,
         max_active_partitions, partitions, warnings, plan_hash, estimate, max_attempts, attempt_timeout,
-        stop_on_first_failure, run_backwards, transforms, partitions_per_task,
+        stop_on_first_failure, run_backwards, output_entity_type, partitions_per_task, transforms,
     }
     PlannedTransform {
         transform, revision, output_table, dependency_shape: DependencyShape, grain: Grain, time_zone, max_attempts,
-        attempt_timeout, tables, partition_count,
+        attempt_timeout, tables, partition_count, output_entity_type,
     }
     PlannedTable { table, lookback, transform, snapshot_id }
     PartitionCounts {
@@ -244,18 +246,19 @@ messages! {
     Backfill {
         name, state: BackfillState, spec, output_table, time_zone, grain: Grain, dependency_shape: DependencyShape,
         partition_counts, create_time, start_time, end_time, rows_read, rows_written, last_sequence,
-        parent, root, transforms,
+        parent, root, output_entity_type, transforms,
     }
     CreateBackfillResponse { backfill, warnings }
     RestateBackfillResponse { backfill, plan, warnings }
     Partition {
         label, start, end, state: PartitionState, basis, attempt_count, start_time, end_time, rows_read, rows_written,
-        message, snapshot_id, bytes_written, attempts, transform, tables,
+        message, snapshot_id, bytes_written, attempts, entity_changes, tables, transform,
     }
     TableRead { table, snapshot_id, own_partition_count }
+    EntityChanges { written, ended, unchanged, basis }
     Attempt {
         attempt, state: PartitionState, start_time, staged_time, end_time, rows_read, rows_written, bytes_written,
-        message, retry_time, peak_memory_bytes, slot_wait,
+        message, retry_time, entity_changes, slot_wait, peak_memory_bytes,
     }
     StalePartition {
         label, start, end, backfill, publish_time, revision, knowledge: Knowledge, basis, reasons,
@@ -279,7 +282,7 @@ messages! {
     BackfillConcurrencyChanged { max_active_partitions }
     PartitionChanged {
         label, start, state: PartitionState, attempt, rows_read, rows_written, message, retry_time, snapshot_id,
-        bytes_written, staged_time, transform,
+        bytes_written, staged_time, entity_changes, transform,
     }
 }
 
@@ -429,7 +432,7 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_string(&Json(&event)).expect("serialises"),
-            r#"{"sequence":7,"time":"1970-01-01T00:00:00.500Z","partition_changed":{"label":"2013-02-08","start":null,"state":"WAITING_RETRY","attempt":1,"rows_read":0,"rows_written":0,"message":"","retry_time":null,"snapshot_id":0,"bytes_written":0,"staged_time":null}}"#
+            r#"{"sequence":7,"time":"1970-01-01T00:00:00.500Z","partition_changed":{"label":"2013-02-08","start":null,"state":"WAITING_RETRY","attempt":1,"rows_read":0,"rows_written":0,"message":"","retry_time":null,"snapshot_id":0,"bytes_written":0,"staged_time":null,"entity_changes":null}}"#
         );
     }
 

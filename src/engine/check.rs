@@ -5,11 +5,11 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use super::{
-    Error, PinnedEntity, PinnedInputs, PinnedSource, PinnedTable, Result, error::query_message,
-    function_rules, session::PRIOR, session::Scope, session::Sessions,
+    Error, PinnedEntity, PinnedInputs, PinnedSource, PinnedTable, Result, entity_rules,
+    error::query_message, function_rules, session::PRIOR, session::Scope, session::Sessions,
 };
 use crate::{
-    catalog::{Catalog, ColumnDef, Transform, TransformSpec, check_name},
+    catalog::{Catalog, ColumnDef, InputRevisions, Output, Transform, TransformSpec, check_name},
     error::Violation,
     lake,
     store::Store,
@@ -21,10 +21,8 @@ use crate::{
 pub struct Checked {
     /// Its output's columns, as they will be stored.
     pub columns: Vec<ColumnDef>,
-    /// By entity input: the revision of the type's schema that it was planned with.
-    pub entity_revisions: Vec<u32>,
-    /// By table input: the revision of its writer whose columns it was planned with.
-    pub table_revisions: Vec<u32>,
+    /// The revisions of what it names that it was planned with.
+    pub revisions: InputRevisions,
 }
 
 /// Plans `spec` against the catalog and the store.
@@ -48,7 +46,7 @@ pub async fn check(
                 Error::definition("transform.output_columns", error.to_string())
             })?),
         };
-    if spec.prior.is_some() && declared.is_none() {
+    if spec.prior.is_some() && declared.is_none() && spec.output.table().is_some() {
         return Err(Error::definition(
             "transform.output_columns",
             "a transform that reads prior must declare its output's columns, such as \"flights int64\"",
@@ -60,6 +58,7 @@ pub async fn check(
         .unwrap_or_default();
     let inputs = resolve(catalog, store, spec, columns)?;
     let table_revisions = inputs.transform.table_revisions.clone();
+    entity_rules::check_prior(spec, &inputs)?;
     let window = sample_window(spec)?;
     let scope = Scope::Check(window);
     let context = sessions.open(&inputs, &scope)?;
@@ -68,6 +67,7 @@ pub async fn check(
         .await
         .map_err(|error| sql_error(error, spec))?;
     function_rules::check(&plan)?;
+    let plan = entity_rules::check_columns(spec, &inputs, plan)?;
     // The whole way down: what the physical planner refuses is refused here too.
     context
         .state()
@@ -84,10 +84,18 @@ pub async fn check(
         .iter()
         .map(|entity| entity.entity_type.revision())
         .collect();
+    let mut columns = ColumnDef::of_schema(&output);
+    if spec.output.entities().is_some() {
+        columns.retain(|column| column.name != lake::PARTITION_COLUMN);
+        entity_rules::check_prior_key(spec, &inputs, &columns)?;
+    }
     Ok(Checked {
-        columns: ColumnDef::of_schema(&output),
-        entity_revisions,
-        table_revisions,
+        columns,
+        revisions: InputRevisions {
+            entities: entity_revisions,
+            tables: table_revisions,
+            output: inputs.output_type.as_ref().map(|it| it.revision()),
+        },
     })
 }
 
@@ -136,6 +144,7 @@ fn resolve(
         columns,
         entity_revisions: Vec::new(),
         table_revisions,
+        output_revision: None,
         create_time_micros: 0,
     };
     Ok(PinnedInputs {
@@ -143,6 +152,10 @@ fn resolve(
         sources,
         entities,
         tables,
+        output_type: spec
+            .output
+            .entities()
+            .and_then(|output| store.entity_type(&output.entity_type).ok()),
     })
 }
 
@@ -154,12 +167,13 @@ fn resolve_tables(catalog: &Catalog, spec: &TransformSpec) -> Result<(Vec<Pinned
         let definition = |problem: String| {
             Error::definition(format!("transform.tables[{index}].table"), problem)
         };
-        if input.table == spec.output_table {
+        if spec.output.table() == Some(&input.table) {
             return Err(definition(
                 "it is the table that this transform writes: declare prior to read it".to_owned(),
             ));
         }
-        let writer = catalog.writer_of(&input.table).ok_or_else(|| {
+        let written = Output::Table(input.table.clone());
+        let writer = catalog.writer_of(&written).ok_or_else(|| {
             definition(format!(
                 "no transform writes table {:?}; register the one that does first",
                 input.table
@@ -177,7 +191,16 @@ fn resolve_tables(catalog: &Catalog, spec: &TransformSpec) -> Result<(Vec<Pinned
 fn check_names(spec: &TransformSpec) -> Result<()> {
     let definition = |violation: Violation| Error::Definition(violation);
     check_name("transform.name", &spec.name).map_err(definition)?;
-    check_name("transform.output_table", &spec.output_table).map_err(definition)?;
+    match &spec.output {
+        Output::Table(name) if name.is_empty() => {
+            return Err(Error::definition(
+                "transform.output_table",
+                "it is required, or output_entity in its place",
+            ));
+        }
+        Output::Table(name) => check_name("transform.output_table", name).map_err(definition)?,
+        Output::Entities(output) => entity_rules::check_names(spec, output)?,
+    }
     let mut seen = Vec::new();
     let source_names = spec.sources.iter().enumerate().map(|(index, input)| {
         (

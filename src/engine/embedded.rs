@@ -1,24 +1,31 @@
 //! The embedded engine: DataFusion in this process, on threads of its own.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::{
+    execution::SendableRecordBatchStream,
+    physical_plan::{ExecutionPlan, execute_stream},
+};
 use futures::StreamExt;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Computed, Engine, Error, PartitionWork, Result, check,
+    Computed, Engine, Error, PartitionWork, Result, StagedOutput, check,
+    entity_output::EntityColumns,
     nesting::STACK_BYTES,
     reads::{self, Witness},
     session::{Scope, Sessions},
     shared_scan::SHARED_SCAN,
 };
 use crate::{
-    catalog::{Catalog, TransformSpec},
+    catalog::{Catalog, Output, TransformSpec},
     lake::Lake,
-    store::Store,
+    store::{EntityType, RowStager, Store},
 };
 
 /// How the embedded engine is sized.
@@ -40,6 +47,7 @@ pub struct EmbeddedConfig {
 pub struct Embedded {
     sessions: Sessions,
     lake: Lake,
+    spill_folder: Arc<Path>,
     threads: Arc<EngineThreads>,
 }
 
@@ -64,6 +72,7 @@ impl Embedded {
         Ok(Self {
             sessions,
             lake,
+            spill_folder: config.spill_folder.as_path().into(),
             threads: Arc::new(EngineThreads::start(config.threads)?),
         })
     }
@@ -119,25 +128,59 @@ impl Embedded {
         };
         let context = self.sessions.open(&work.inputs, &scope)?;
         let logical = self.sessions.plan(&context, &work.inputs, &scope).await?;
+        let (logical, target) = match &work.inputs.transform.spec.output {
+            Output::Table(name) => (logical, Target::Table(name)),
+            Output::Entities(output) => {
+                let entity_type = work.inputs.output_type()?;
+                let columns =
+                    EntityColumns::resolve(output, entity_type, logical.schema().as_arrow())?;
+                let sorted = columns.by_id(logical)?;
+                (sorted, Target::Entities(columns, entity_type))
+            }
+        };
         let state = context.state();
         // The two steps of `create_physical_plan`, for what lies between them.
         let optimized = state.optimize(&logical)?;
         let reads = reads::of_plan(&logical, &optimized, &work.inputs, &witness)?;
         let planner = state.query_planner();
         let physical = planner.create_physical_plan(&optimized, &state).await?;
-        let mut batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
-        let table = &work.inputs.transform.spec.output_table;
+        let batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
+        let staged = match target {
+            Target::Table(name) => self.stage_files(name, &work, batches).await?,
+            Target::Entities(columns, entity_type) => {
+                let stager = RowStager::new(Arc::clone(entity_type), self.spill_path(&work));
+                stage_rows(&columns, stager, batches).await?
+            }
+        };
+        Ok(Computed {
+            staged,
+            rows_read: rows_from_files(&physical),
+            reads: reads.finish(&work.inputs, &work.partition, &witness),
+        })
+    }
+
+    async fn stage_files(
+        &self,
+        table: &str,
+        work: &PartitionWork,
+        mut batches: SendableRecordBatchStream,
+    ) -> Result<StagedOutput> {
         let mut writer = self
             .lake
             .stage(table, work.partition.start, &work.attempt)?;
         while let Some(batch) = batches.next().await {
             writer.write(&batch?)?;
         }
-        Ok(Computed {
-            staged: writer.finish()?,
-            rows_read: rows_from_files(&physical),
-            reads: reads.finish(&work.inputs, &work.partition, &witness),
-        })
+        Ok(StagedOutput::Files(writer.finish()?))
+    }
+
+    /// A file of this attempt alone, for the moment in which it has a name.
+    fn spill_path(&self, work: &PartitionWork) -> PathBuf {
+        let start_micros = work.partition.start.micros();
+        self.spill_folder.join(format!(
+            "rows-{}-{start_micros}-{}",
+            work.attempt.backfill, work.attempt.attempt
+        ))
     }
 }
 
@@ -160,6 +203,26 @@ impl Engine for Embedded {
                 cause: error.to_string(),
             }),
         }
+    }
+}
+
+/// Where the rows of a partition are staged for.
+enum Target<'a> {
+    Table(&'a str),
+    Entities(EntityColumns, &'a Arc<EntityType>),
+}
+
+async fn stage_rows(
+    columns: &EntityColumns,
+    mut stager: RowStager,
+    mut batches: SendableRecordBatchStream,
+) -> Result<StagedOutput> {
+    while let Some(batch) = batches.next().await {
+        columns.push(&batch?, &mut stager)?;
+    }
+    match stager.finish() {
+        Ok(rows) => Ok(StagedOutput::Rows(rows)),
+        Err(cause) => Err(Error::Staging(cause)),
     }
 }
 

@@ -11,6 +11,8 @@ mod as_of;
 pub mod check;
 mod embedded;
 mod entity_filter;
+mod entity_output;
+mod entity_rules;
 mod entity_table;
 mod error;
 mod file_table;
@@ -37,7 +39,9 @@ pub use embedded::{Embedded, EmbeddedConfig};
 pub use entity_filter::{EntityFilter, FilterPlanner, MAX_FILTER_BYTES};
 pub use error::Error;
 pub use memory::PeakMemory;
-pub use reads::{EVERY_ATTRIBUTE, EntityRead, FileDigest, FileSet, Reads, Sight, TableRead};
+pub use reads::{
+    EVERY_ATTRIBUTE, EntityRead, FileDigest, FileSet, PriorEntities, Reads, Sight, TableRead,
+};
 pub use session::{Sessions, prior_range};
 pub use shared_scan::SharedScans;
 pub use source::{PinnedSource, SourceFile};
@@ -46,7 +50,7 @@ pub use table_view::{PinnedTable, PublishedView, TableView};
 use crate::{
     catalog::Transform,
     lake::{AttemptId, Staged},
-    store::EntityType,
+    store::{EntityType, StagedRows},
     time::{Interval, Partition, SysTime, ValidTime},
 };
 
@@ -85,6 +89,17 @@ pub struct PinnedInputs {
     pub entities: Vec<PinnedEntity>,
     /// Its tables, as in the definition.
     pub tables: Vec<PinnedTable>,
+    /// The entity type that it writes, as the revision sees it; `None`: it writes a table.
+    pub output_type: Option<Arc<EntityType>>,
+}
+
+impl PinnedInputs {
+    /// The entity type that the transform writes.
+    fn output_type(&self) -> Result<&Arc<EntityType>> {
+        self.output_type.as_ref().ok_or_else(|| Error::Broken {
+            cause: "the entity type that is written was not pinned".to_owned(),
+        })
+    }
 }
 
 /// One try at one partition.
@@ -111,12 +126,39 @@ pub struct PartitionWork {
 /// What a try produced.
 #[derive(Debug)]
 pub struct Computed {
-    /// Its rows, staged where nobody sees them yet.
-    pub staged: Staged,
+    /// Its rows, where nobody sees them yet.
+    pub staged: StagedOutput,
     /// Rows that came out of sources, tables and `prior`.
     pub rows_read: u64,
     /// What its query read.
     pub reads: Reads,
+}
+
+/// A partition's rows that wait to be published.
+#[derive(Debug)]
+pub enum StagedOutput {
+    /// Data files of a table.
+    Files(Staged),
+    /// Entities.
+    Rows(StagedRows),
+}
+
+impl StagedOutput {
+    /// How many rows they are.
+    pub fn row_count(&self) -> u64 {
+        match self {
+            Self::Files(staged) => staged.row_count,
+            Self::Rows(rows) => rows.row_count,
+        }
+    }
+
+    /// What they take, in files or as rows of entities.
+    pub fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Files(staged) => staged.size_bytes,
+            Self::Rows(rows) => rows.size_bytes,
+        }
+    }
 }
 
 /// Runs pinned work.

@@ -16,7 +16,7 @@ use super::{
     status::to_status,
 };
 use crate::{
-    catalog::{Catalog, Source},
+    catalog::{Catalog, Source, TransformSpec},
     engine::{self, Embedded, check::Checked},
     error::{Classify, Violation},
     lake::Lake,
@@ -44,6 +44,22 @@ pub struct CatalogApi {
 }
 
 impl CatalogApi {
+    /// Claims the entity type that a checked definition writes, so that no client writes to it any more. With `check_only` it
+    /// only finds out whether that is possible. A definition that is refused after that keeps its claim until a restart.
+    async fn claim(&self, spec: &TransformSpec, check_only: bool) -> Result<(), RegisterError> {
+        let Some(output) = spec.output.entities() else {
+            return Ok(());
+        };
+        self.catalog.check_output(spec)?;
+        let name = &output.entity_type;
+        if check_only {
+            self.store.check_claim(name, &spec.name)?;
+        } else {
+            self.store.claim(name, &spec.name).await?;
+        }
+        Ok(())
+    }
+
     /// The stored source that `source` declares: nothing is looked at again.
     fn already_declared(&self, source: &Source) -> Option<Arc<Source>> {
         let existing = self.catalog.source(&source.name).ok()?;
@@ -113,29 +129,25 @@ impl CatalogService for CatalogApi {
         let validate_only = request.validate_only;
         let spec = convert::transform(request).map_err(|error| to_status(&error))?;
         let catalog = self.catalog.clone();
-        let Checked {
-            columns,
-            entity_revisions,
-            table_revisions,
-        } = self
+        let Checked { columns, revisions } = self
             .engine
             .check(catalog.clone(), self.store.clone(), spec.clone())
+            .await
+            .map_err(|error| to_status(&error))?;
+        self.claim(&spec, validate_only)
             .await
             .map_err(|error| to_status(&error))?;
         let now_micros = self.clock.now_micros();
         let lake = self.lake.clone();
         let (transform, created) = blocking(move || {
+            catalog.check_output(&spec)?;
             check_table(&lake, &spec, &columns)?;
             if validate_only {
-                catalog.check_output(&spec)?;
                 return Ok(convert::unregistered(spec, columns, now_micros));
             }
-            Ok::<_, RegisterError>(catalog.register_transform(
-                spec,
-                columns,
-                (entity_revisions, table_revisions),
-                now_micros,
-            )?)
+            Ok::<_, RegisterError>(
+                catalog.register_transform(spec, columns, revisions, now_micros)?,
+            )
         })
         .await?;
         Ok(Response::new(pb::RegisterTransformResponse {
@@ -246,7 +258,10 @@ fn check_table(
 ) -> Result<(), RegisterError> {
     let schema = crate::catalog::ColumnDef::to_schema(columns)
         .map_err(|cause| RegisterError::Engine(engine::Error::Broken { cause }))?;
-    Ok(lake.check_table(&spec.output_table, &schema, &spec.name)?)
+    match spec.output.table() {
+        Some(name) => Ok(lake.check_table(name, &schema, &spec.name)?),
+        None => Ok(()),
+    }
 }
 
 /// What can refuse a checked definition.
@@ -258,6 +273,8 @@ enum RegisterError {
     Engine(#[from] engine::Error),
     #[error(transparent)]
     Lake(#[from] crate::lake::Error),
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
 }
 
 impl RegisterError {
@@ -266,6 +283,7 @@ impl RegisterError {
             Self::Catalog(error) => error,
             Self::Engine(error) => error,
             Self::Lake(error) => error,
+            Self::Store(error) => error,
         }
     }
 }

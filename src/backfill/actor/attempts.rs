@@ -115,8 +115,9 @@ impl Actor {
             return;
         };
         live.attempts.values().for_each(CancellationToken::cancel);
-        for table in publish::tables(&live.watched.record) {
-            for item in self.publisher.withdraw(&table, name) {
+        let record = Arc::clone(&live.watched.record);
+        for one in &record.plan.transforms {
+            for item in self.publisher.withdraw(&one.output, name) {
                 let (index, attempt) = (item.index, item.attempt);
                 self.tasks.spawn(Publisher::discard(item.staged));
                 self.command(name, Command::Stopped { index, attempt }, turn);

@@ -30,7 +30,7 @@ impl Actor {
             parent,
             create_time_micros: self.shared.clock.now_micros(),
         };
-        self.ensure_tables(&inputs).await?;
+        self.ensure_outputs(&inputs).await?;
         let mut state = State::new(&record);
         let created = Event {
             sequence: 1,
@@ -77,19 +77,19 @@ impl Actor {
     fn check_overlap(&self, plan: &Plan) -> Result<()> {
         let active = self.live.values().map(|live| &live.watched.record);
         for record in active {
-            if let Some(table) = plan.collides_with(&record.plan) {
+            if let Some(output) = plan.collides_with(&record.plan) {
                 return Err(Error::Overlap {
                     other: record.name.clone(),
-                    table: table.to_owned(),
+                    output: output.clone(),
                 });
             }
         }
         Ok(())
     }
 
-    async fn ensure_tables(&self, inputs: &[Arc<PinnedInputs>]) -> Result<()> {
+    async fn ensure_outputs(&self, inputs: &[Arc<PinnedInputs>]) -> Result<()> {
         for one in inputs {
-            self.publisher.ensure_table(&one.transform).await?;
+            self.publisher.ensure_output(&one.transform).await?;
         }
         Ok(())
     }
@@ -176,7 +176,7 @@ impl Actor {
         }
         self.check_overlap(&record.plan)?;
         let inputs = self.shared.planner.inputs(&record.plan)?;
-        self.ensure_tables(&inputs).await?;
+        self.ensure_outputs(&inputs).await?;
         if let Some(tidying) = self.tidying.remove(&name) {
             // Files that a new attempt stages must not be taken for leftovers. A panic in it is no reason to refuse.
             let _ = tidying.await;

@@ -6,10 +6,11 @@ use serde_json::{Map, Value, json};
 use crate::backfill::model::Record;
 
 /// What the plan said of its transform.
-const OF_TRANSFORM: [&str; 8] = [
+const OF_TRANSFORM: [&str; 9] = [
     "transform",
     "revision",
     "output_table",
+    "output_entity",
     "grain",
     "zone",
     "shape",

@@ -7,6 +7,7 @@ use crate::{
         Error, Result,
         model::{DependencyShape, Knowledge, Plan, PlannedPartition, TransformPlan},
     },
+    catalog::Output,
     time::{Interval, SysTime, ValidTime},
 };
 
@@ -62,17 +63,17 @@ impl Plan {
         }
     }
 
-    /// The table for which this and `other` may not be active at the same time. Two active backfills may not write the same
-    /// partitions of a table. Those of a transform that reads its own output may not run beside each other at all: what one
-    /// reads, the other writes.
-    pub(in crate::backfill) fn collides_with(&self, other: &Self) -> Option<&str> {
+    /// The output for which this and `other` may not be active at the same time. Two active backfills may not write the same
+    /// partitions of a table or entity type. Those of a transform that reads its own output may not run beside each other at
+    /// all: what one reads, the other writes.
+    pub(in crate::backfill) fn collides_with(&self, other: &Self) -> Option<&Output> {
         for (place, own) in (0u32..).zip(&self.transforms) {
             for (other_place, foreign) in (0u32..).zip(&other.transforms) {
-                if own.output_table == foreign.output_table
+                if own.output.is_same_place(&foreign.output)
                     && (own.shape == DependencyShape::Sequential
                         || other.range(other_place).overlaps(&self.range(place)))
                 {
-                    return Some(&own.output_table);
+                    return Some(&own.output);
                 }
             }
         }

@@ -18,8 +18,8 @@ use crate::{
         inputs::{Inputs, InputsStore},
         model::{Knowledge, PartitionState, PlannedPartition, Record, TransformPlan},
     },
-    catalog::{Catalog, Transform},
-    engine::{Reads, SourceFile, prior_range, source},
+    catalog::{Catalog, Output, Transform},
+    engine::{PriorEntities, Reads, SourceFile, prior_range, source},
     lake::{self, Lake},
     store::Store,
     time::{Interval, Partition, SysTime, ValidTime},
@@ -140,7 +140,7 @@ impl Finder {
     /// # Errors
     /// A source that cannot be listed; damage; storage faults.
     pub(in crate::backfill) fn find(&self, scope: &Scope) -> Result<Findings> {
-        let all = self.published(&scope.transform.spec.output_table);
+        let all = self.published(&scope.transform.spec.output);
         let is_asked = |published: &&Published| {
             let partition = published.partition();
             scope.after.is_none_or(|after| partition.start > after)
@@ -152,18 +152,18 @@ impl Finder {
         for published in &asked {
             inputs.push(self.inputs_of(published, &mut revisions)?);
         }
-        let looks: Vec<_> = asked
-            .iter()
-            .zip(&inputs)
-            .map(|(published, inputs)| Look {
-                basis: published.planned().basis,
-                target: (published.record.plan.knowledge == Knowledge::AsKnownNow)
-                    .then_some(scope.latest),
-                started_at: inputs.started_at,
-                reads: &inputs.reads.entities,
-            })
-            .collect();
-        let found = entities::find(&self.store, &looks, scope.latest)?;
+        let looks = asked.iter().zip(&inputs).map(|(published, inputs)| Look {
+            basis: published.planned().basis,
+            target: (published.record.plan.knowledge == Knowledge::AsKnownNow)
+                .then_some(scope.latest),
+            started_at: inputs.started_at,
+            reads: &inputs.reads.entities,
+        });
+        let priors = inputs.iter().map(|inputs| inputs.prior_look(scope.latest));
+        let looks: Vec<_> = looks.chain(priors).collect();
+        let mut found = entities::find(&self.store, &looks, scope.latest)?;
+        let of_priors = found.reasons.split_off(asked.len());
+        let entity_reasons = found.reasons.into_iter().zip(of_priors);
         let mut files = Files::new(self);
         let mut tables = Tables::new(self);
         let mut findings = Findings {
@@ -171,7 +171,9 @@ impl Finder {
             commit_count: found.commit_count,
             comparison_count: found.comparison_count,
         };
-        for ((published, inputs), entity) in asked.into_iter().zip(&inputs).zip(found.reasons) {
+        for ((published, inputs), (entity, prior)) in
+            asked.into_iter().zip(&inputs).zip(entity_reasons)
+        {
             let ran = revisions.get(&published)?;
             let mut reasons = Vec::new();
             if !ran.computes_like(&scope.transform) {
@@ -180,7 +182,7 @@ impl Finder {
                     current: scope.transform.revision,
                 });
             }
-            reasons.extend(entity);
+            reasons.extend(entity.or(prior));
             reasons.extend(files.reasons(&published, &inputs.reads)?);
             reasons.extend(tables.reasons(&published, &ran, inputs)?);
             findings.partitions.push(Finding {
@@ -192,12 +194,12 @@ impl Finder {
         Ok(findings)
     }
 
-    /// The latest publication of each partition of a table.
-    fn published(&self, table: &str) -> BTreeMap<ValidTime, Published> {
+    /// The latest publication of each partition of an output.
+    fn published(&self, output: &Output) -> BTreeMap<ValidTime, Published> {
         let mut all: BTreeMap<ValidTime, Published> = BTreeMap::new();
         for watched in self.backfills.read().values() {
             let record = &watched.record;
-            let writes = |one: &TransformPlan| one.output_table == table;
+            let writes = |one: &TransformPlan| one.output.is_same_place(output);
             if !record.plan.transforms.iter().any(writes) {
                 continue;
             }
@@ -211,8 +213,8 @@ impl Finder {
                 let is_later = all
                     .get(&start)
                     .is_none_or(|latest| latest.end_micros <= end_micros);
-                let is_of_table = record.plan.transform_of(planned).is_some_and(writes);
-                if run.state == PartitionState::Succeeded && is_later && is_of_table {
+                let is_of_output = record.plan.transform_of(planned).is_some_and(writes);
+                if run.state == PartitionState::Succeeded && is_later && is_of_output {
                     let published = Published {
                         record: Arc::clone(record),
                         index,
@@ -242,7 +244,11 @@ impl Finder {
             },
             None => Remembered {
                 started_at: SysTime::from_micros(record.create_time_micros),
-                reads: Reads::declared(&*revisions.get(published)?, published.partition()),
+                reads: Reads::declared(
+                    &*revisions.get(published)?,
+                    published.partition(),
+                    SysTime::from_micros(published.end_micros),
+                ),
                 recorded: false,
             },
         })
@@ -267,7 +273,8 @@ impl Finder {
             Err(lake::Error::TableNotFound { .. }) => Vec::new(),
             files => files?,
         };
-        Ok(TableFiles::new(files, self.published(table)))
+        let output = Output::Table(table.to_owned());
+        Ok(TableFiles::new(files, self.published(&output)))
     }
 }
 
@@ -277,6 +284,26 @@ struct Remembered {
     reads: Reads,
     /// Otherwise: what it may have read at most.
     recorded: bool,
+}
+
+impl Remembered {
+    /// What it read as `prior` of an entity type: always the latest there was, and so it would be now.
+    fn prior_look(&self, latest: SysTime) -> Look<'_> {
+        match &self.reads.prior_entities {
+            Some(PriorEntities { basis, read }) => Look {
+                basis: *basis,
+                target: Some(latest),
+                started_at: *basis,
+                reads: std::slice::from_ref(read),
+            },
+            None => Look {
+                basis: latest,
+                target: None,
+                started_at: latest,
+                reads: &[],
+            },
+        }
+    }
 }
 
 /// The revisions that were run.
@@ -329,11 +356,13 @@ impl<'a> Tables<'a> {
     ) -> Result<Vec<StaleReason>> {
         let mut reasons = Vec::new();
         let prior = inputs.reads.prior.as_ref();
-        if ran.spec.prior.is_some() && (prior.is_some() || !inputs.recorded) {
+        // Of an entity type, the store tells what became of it.
+        if let Some(table) = ran.spec.output.table()
+            && ran.spec.prior.is_some()
+            && (prior.is_some() || !inputs.recorded)
+        {
             let reach = prior_range(&ran.spec, published.partition().start);
-            let changed = self
-                .get(&ran.spec.output_table)?
-                .is_changed(published, prior, reach);
+            let changed = self.get(table)?.is_changed(published, prior, reach);
             reasons.extend(changed.map(|republished| StaleReason::Prior { republished }));
         }
         for frozen in &published.transform().tables {

@@ -35,7 +35,10 @@ pub(super) fn show_plan(plan: &pb::Plan, all: bool) -> Result<(), Error> {
     let only = |text: String| if several { String::new() } else { text };
     output::facts(&[
         ("transform", only(transforms::revisions(&plan.transforms))),
-        ("output", only(format!("table {}", plan.output_table))),
+        (
+            "output",
+            only(output_words(&plan.output_table, &plan.output_entity_type)),
+        ),
         ("reads", transforms::reads(&plan.transforms)),
         ("knowledge", knowledge_words(plan.knowledge()).to_owned()),
         (
@@ -113,6 +116,15 @@ pub(super) fn show_plan(plan: &pb::Plan, all: bool) -> Result<(), Error> {
         }
     }
     columns.print("no partitions")
+}
+
+/// `table totals`, `entity type totals`.
+pub(super) fn output_words(table: &str, entity_type: &str) -> String {
+    if entity_type.is_empty() {
+        format!("table {table}")
+    } else {
+        format!("entity type {entity_type}")
+    }
 }
 
 /// Warnings go to standard error: they are no part of the answer.
@@ -252,7 +264,13 @@ pub(super) fn show(backfill: &pb::Backfill) -> Result<(), Error> {
             "transform",
             only(transforms::revisions(&backfill.transforms)),
         ),
-        ("output", only(format!("table {}", backfill.output_table))),
+        (
+            "output",
+            only(output_words(
+                &backfill.output_table,
+                &backfill.output_entity_type,
+            )),
+        ),
         ("reads", transforms::reads(&backfill.transforms)),
         (
             "range",

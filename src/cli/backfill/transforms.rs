@@ -2,6 +2,7 @@
 
 use chrono_tz::Tz;
 
+use super::show::output_words;
 use crate::{
     cli::{error::Error, json::enum_name, output, times},
     pb::{self, DependencyShape},
@@ -61,9 +62,9 @@ fn describe_tables(one: &pb::PlannedTransform) -> String {
 
 fn describe(one: &pb::PlannedTransform) -> String {
     let mut text = format!(
-        "revision {} to table {}; {} {} ({})",
+        "revision {} to {}; {} {} ({})",
         one.revision,
-        one.output_table,
+        output_words(&one.output_table, &one.output_entity_type),
         enum_name::<pb::Grain>(one.grain).to_lowercase(),
         output::counted(u64::from(one.partition_count), "partition"),
         one.time_zone

@@ -89,7 +89,9 @@ pub(super) struct RawTransform {
     pub(super) prior: Option<RawPrior>,
     #[serde(default)]
     pub(super) output_columns: Vec<String>,
+    #[serde(default)]
     pub(super) output_table: String,
+    pub(super) output_entity: Option<RawEntityOutput>,
     pub(super) grain: String,
     #[serde(default)]
     pub(super) time_zone: String,
@@ -118,6 +120,13 @@ pub(super) struct RawEntityInput {
 pub(super) struct RawTableInput {
     pub(super) table: String,
     pub(super) lookback: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEntityOutput {
+    pub(super) entity_type: String,
+    pub(super) key: Vec<String>,
 }
 
 #[derive(Deserialize)]

@@ -1,8 +1,8 @@
 //! What one partition's query read: the footprint that staleness is told from.
 //!
 //! Names and columns come from the optimised plan (its projections, and the fields that are taken out of `<type>_at`); which
-//! instants, and of which entities, `<type>_at` was asked for, and which files `prior` was made of, from the run itself. All of it may say too much,
-//! never too little.
+//! instants, and of which entities, `<type>_at` was asked for, and which files or basis `prior` was made of, from the run
+//! itself. All of it may say too much, never too little.
 
 mod plan;
 
@@ -22,7 +22,7 @@ pub(super) use plan::of_plan;
 use super::PinnedEntity;
 use crate::{
     catalog::Transform,
-    time::{Interval, Partition, ValidTime},
+    time::{Interval, Partition, SysTime, ValidTime},
 };
 
 /// What a query read.
@@ -32,8 +32,11 @@ pub struct Reads {
     pub entities: Vec<EntityRead>,
     /// The sources, by name, ascending.
     pub sources: Vec<String>,
-    /// Its own earlier output. `None`: it was not read.
+    /// Its own earlier output, of a table. `None`: it was not read.
     pub prior: Option<FileSet>,
+    /// Of an entity type. `None`: it was not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prior_entities: Option<PriorEntities>,
     /// Other transforms' tables, ascending by name, each with the files that were seen of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<TableRead>,
@@ -46,6 +49,15 @@ pub struct TableRead {
     pub table: String,
     /// The files, by partition start and path.
     pub files: FileSet,
+}
+
+/// What was seen of the entity type that the transform itself writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PriorEntities {
+    /// The basis at which it was read: the latest then, whatever the partition's.
+    pub basis: SysTime,
+    /// The look at it.
+    pub read: EntityRead,
 }
 
 /// One look at an entity type.
@@ -75,6 +87,11 @@ pub enum Sight {
     States(Interval<ValidTime>),
     /// The versions that overlap this window, clipped to it: `<type>_history`.
     Versions(Interval<ValidTime>),
+}
+
+/// The state that `prior` of an entity type shows to a partition that starts at `start`.
+pub(super) fn prior_sight(start: ValidTime) -> Sight {
+    Sight::State(start.saturating_add_micros(-1))
 }
 
 /// Ids of one look that are kept apart; beyond, all are taken for asked for.
@@ -156,29 +173,36 @@ impl FileDigest {
 }
 
 impl Reads {
-    /// All that a partition of `transform` could have read, for want of a record of what it did. `None` for `prior`: which
-    /// files it was made of is not known.
-    pub fn declared(transform: &Transform, partition: &Partition) -> Self {
+    /// All that a partition of `transform` could have read by `read_by`, for want of a record of what it did. `None` for
+    /// `prior`: which files it was made of is not known.
+    pub fn declared(transform: &Transform, partition: &Partition, read_by: SysTime) -> Self {
         let window = Interval::new(partition.start, partition.end);
         let sights = [
             Sight::States(Interval::new(ValidTime::MIN, partition.end)),
             Sight::Versions(window),
         ];
-        let entities = transform.spec.entities.iter().flat_map(|input| {
-            sights.map(|sight| EntityRead {
-                entity_type: input.entity_type.clone(),
-                sight,
-                attributes: vec![EVERY_ATTRIBUTE.to_owned()],
-                valid_from: true,
-                valid_to: true,
-                ids: None,
-            })
+        let all_of = |entity_type: &str, sight, and_bounds| EntityRead {
+            entity_type: entity_type.to_owned(),
+            sight,
+            attributes: vec![EVERY_ATTRIBUTE.to_owned()],
+            valid_from: and_bounds,
+            valid_to: and_bounds,
+            ids: None,
+        };
+        let inputs = transform.spec.entities.iter();
+        let entities =
+            inputs.flat_map(|input| sights.map(|sight| all_of(&input.entity_type, sight, true)));
+        let written = transform.spec.output.entity_type();
+        let prior_entities = transform.spec.prior.and(written).map(|name| PriorEntities {
+            basis: read_by,
+            read: all_of(name, prior_sight(partition.start), false),
         });
         let sources = transform.spec.sources.iter();
         Self {
             entities: entities.collect(),
             sources: sources.map(|input| input.source.clone()).collect(),
             prior: None,
+            prior_entities,
             tables: Vec::new(),
         }
     }
@@ -193,6 +217,8 @@ pub(super) struct Witness {
     /// By entity input.
     asked: Vec<Mutex<Asked>>,
     prior: OnceLock<FileSet>,
+    /// The basis of `prior` of an entity type.
+    prior_basis: OnceLock<SysTime>,
     tables: Mutex<BTreeMap<String, FileSet>>,
 }
 
@@ -216,6 +242,7 @@ impl Witness {
         Self {
             asked: entities.iter().map(|_| none()).collect(),
             prior: OnceLock::new(),
+            prior_basis: OnceLock::new(),
             tables: Mutex::default(),
         }
     }
@@ -272,6 +299,12 @@ impl Witness {
     /// This much of another transform's table was there.
     pub(super) fn saw_table(&self, table: &str, files: FileSet) {
         self.tables.lock().insert(table.to_owned(), files);
+    }
+
+    /// `prior` is of an entity type, at this basis.
+    pub(super) fn saw_prior_at(&self, basis: SysTime) {
+        // As `saw_prior`.
+        let _ = self.prior_basis.set(basis);
     }
 
     /// `prior` was made of these files.

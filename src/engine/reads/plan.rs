@@ -16,9 +16,15 @@ use datafusion::{
     logical_expr::{Distinct, Expr, LogicalPlan, TableScan},
 };
 
-use super::{EVERY_ATTRIBUTE, EntityRead, Reads, Sight, TableRead, Witness};
+use super::{
+    EVERY_ATTRIBUTE, EntityRead, PriorEntities, Reads, Sight, TableRead, Witness, prior_sight,
+};
 use crate::{
-    engine::{PinnedInputs, as_of::AsOf, session::PRIOR},
+    engine::{
+        PinnedInputs,
+        as_of::AsOf,
+        session::{PRIOR, PRIOR_STATE},
+    },
     store::columns,
     time::{Interval, Partition},
 };
@@ -68,6 +74,8 @@ struct Entity {
 /// The plan's own part of a footprint: what it names.
 pub(in crate::engine) struct PlanReads {
     entities: Vec<Entity>,
+    /// Of the entity type behind `prior`.
+    prior_state: Option<Used>,
     /// Other tables: sources, and functions that give rows.
     scanned: BTreeSet<String>,
     prior: bool,
@@ -106,6 +114,7 @@ fn walk(plan: &LogicalPlan, inputs: &PinnedInputs) -> Result<PlanReads> {
     });
     let mut reads = PlanReads {
         entities: entities.collect(),
+        prior_state: None,
         scanned: BTreeSet::new(),
         prior: false,
     };
@@ -151,6 +160,7 @@ impl PlanReads {
                 add(Sight::States(range), entity.lookups, witness.ids(index));
             }
         }
+        let prior_entities = prior_entities(self.prior_state, inputs, partition, witness);
         let seen = witness.tables.lock();
         let tables = seen
             .iter()
@@ -171,6 +181,7 @@ impl PlanReads {
             entities,
             sources: self.scanned.into_iter().filter(is_source).collect(),
             prior: witness.prior.get().filter(|_| self.prior).cloned(),
+            prior_entities,
         }
     }
 
@@ -209,6 +220,9 @@ impl PlanReads {
             if entity.history == name {
                 return used(&mut entity.versions);
             }
+        }
+        if name == PRIOR_STATE {
+            return used(&mut self.prior_state);
         }
         if name == PRIOR {
             self.prior = true;
@@ -303,6 +317,27 @@ impl PlanReads {
     fn uses_all(&mut self, state_type: &DataType) {
         self.of_type(state_type).for_each(Used::all);
     }
+}
+
+/// What was seen of the entity type behind `prior`.
+fn prior_entities(
+    used: Option<Used>,
+    inputs: &PinnedInputs,
+    partition: &Partition,
+    witness: &Witness,
+) -> Option<PriorEntities> {
+    let used = used?;
+    Some(PriorEntities {
+        basis: *witness.prior_basis.get()?,
+        read: EntityRead {
+            entity_type: inputs.output_type.as_ref()?.name().to_owned(),
+            sight: prior_sight(partition.start),
+            attributes: used.attributes.into_iter().collect(),
+            valid_from: used.valid_from,
+            valid_to: used.valid_to,
+            ids: None,
+        },
+    })
 }
 
 /// The function of an entity type that `expression` calls.

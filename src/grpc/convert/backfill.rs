@@ -15,11 +15,12 @@ pub(in crate::grpc) use state::{partition_states_from_wire, states_from_wire};
 use super::{catalog::grain_to_wire, duration, invalid::Invalid, time};
 use crate::{
     backfill::{
-        BackfillSpec, DependencyShape, Estimate, Knowledge, Parent, Plan, Planned,
+        BackfillSpec, DependencyShape, EntityChanges, Estimate, Knowledge, Parent, Plan, Planned,
         PlannedPartition, Record, Reprocess, Restatement, State, TransformPlan, TransformRef,
     },
     error::Violation,
     pb,
+    store::Replaced,
     time::{SysTime, ValidTime},
 };
 
@@ -314,7 +315,8 @@ pub(in crate::grpc) fn backfill_to_wire(record: &Record, state: &State) -> pb::B
         name: record.name.clone(),
         state: state_to_wire(state.state).into(),
         spec: Some(spec_to_wire(record, state)),
-        output_table: only.map_or_else(String::new, |one| one.output_table.clone()),
+        output_table: only.map_or_else(String::new, output_table),
+        output_entity_type: only.map_or_else(String::new, output_entity_type),
         time_zone: only.map_or_else(String::new, |one| one.zone.name().to_owned()),
         grain: only.map_or(0, |one| grain_to_wire(one.grain).into()),
         dependency_shape: only.map_or(0, |one| shape_to_wire(one.shape).into()),
@@ -328,6 +330,29 @@ pub(in crate::grpc) fn backfill_to_wire(record: &Record, state: &State) -> pb::B
         last_sequence: state.last_sequence,
         parent: parent(record, |parent| &parent.name),
         root: parent(record, |parent| &parent.root),
+    }
+}
+
+fn output_table(plan: &TransformPlan) -> String {
+    plan.output.table().unwrap_or_default().to_owned()
+}
+
+fn output_entity_type(plan: &TransformPlan) -> String {
+    plan.output.entity_type().unwrap_or_default().to_owned()
+}
+
+fn entities_to_wire(changes: EntityChanges) -> pb::EntityChanges {
+    let EntityChanges { replaced, basis } = changes;
+    let Replaced {
+        written,
+        ended,
+        unchanged,
+    } = replaced;
+    pb::EntityChanges {
+        written,
+        ended,
+        unchanged,
+        basis: Some(time::to_wire(basis)),
     }
 }
 
@@ -346,7 +371,8 @@ pub(in crate::grpc) fn plan_to_wire(planned: &Planned, plan_hash: String) -> pb:
     pb::Plan {
         transform: only.map_or_else(String::new, |one| one.transform.clone()),
         revision: only.map_or(0, |one| one.revision),
-        output_table: only.map_or_else(String::new, |one| one.output_table.clone()),
+        output_table: only.map_or_else(String::new, output_table),
+        output_entity_type: only.map_or_else(String::new, output_entity_type),
         knowledge: knowledge_to_wire(plan.knowledge).into(),
         dependency_shape: only.map_or(0, |one| shape_to_wire(one.shape).into()),
         max_active_partitions: plan.max_active_partitions,
@@ -377,7 +403,8 @@ fn transform_to_wire(plan: &Plan, one: &TransformPlan) -> pb::PlannedTransform {
     pb::PlannedTransform {
         transform: one.transform.clone(),
         revision: one.revision,
-        output_table: one.output_table.clone(),
+        output_table: output_table(one),
+        output_entity_type: output_entity_type(one),
         dependency_shape: shape_to_wire(one.shape).into(),
         grain: grain_to_wire(one.grain).into(),
         time_zone: one.zone.name().to_owned(),

@@ -12,7 +12,7 @@ use crate::{
         BackfillSpec, DependencyShape, FrozenTable, Knowledge, Plan, PlannedPartition, Reprocess,
         TransformPlan,
     },
-    catalog::RetryPolicy,
+    catalog::{Output, RetryPolicy},
     engine::TableView,
     time::{Grain, PartitionCalendar, SysTime, ValidTime},
 };
@@ -98,7 +98,7 @@ pub(super) fn record_of(
     let transforms = (0u32..).zip(members).map(|(place, member)| TransformPlan {
         transform: format!("t{place}"),
         revision: 1,
-        output_table: format!("t{place}"),
+        output: Output::Table(format!("t{place}")),
         grain: member.grain,
         zone: UTC,
         shape: member.shape,
@@ -674,7 +674,7 @@ impl World {
 
     pub(super) fn published(&self, index: u32, attempt: u32) -> PublishedAttempt {
         PublishedAttempt {
-            snapshot_id: self.snapshot_of[&(index, attempt)],
+            receipt: Receipt::Snapshot(self.snapshot_of[&(index, attempt)]),
             ..published(index, attempt)
         }
     }
@@ -748,7 +748,7 @@ pub(super) fn published(index: u32, attempt: u32) -> PublishedAttempt {
         rows_written: 1,
         bytes_written: 0,
         staged_at_micros: None,
-        snapshot_id: 7,
+        receipt: Receipt::Snapshot(7),
         cost: Cost::default(),
     }
 }

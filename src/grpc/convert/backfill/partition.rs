@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{duration, micros, partition_state_to_wire, time};
+use super::{duration, entities_to_wire, micros, partition_state_to_wire, time};
 use crate::{
     backfill::{Attempt, PartitionState, Record, State},
     pb,
@@ -84,6 +84,7 @@ pub(in crate::grpc) fn partitions_to_wire(
             } else {
                 Vec::new()
             },
+            entity_changes: run.entities.map(entities_to_wire),
         });
     }
     page
@@ -140,6 +141,7 @@ fn attempt_to_wire(attempt: Attempt) -> pb::Attempt {
         rows_read,
         rows_written,
         bytes_written,
+        entities,
         message,
         retry_at_micros,
         peak_memory_bytes,
@@ -158,5 +160,6 @@ fn attempt_to_wire(attempt: Attempt) -> pb::Attempt {
         retry_time: retry_at_micros.map(micros),
         peak_memory_bytes,
         slot_wait: Some(duration::to_wire(Duration::from_micros(slot_wait_micros))),
+        entity_changes: entities.map(entities_to_wire),
     }
 }
