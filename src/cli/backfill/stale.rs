@@ -19,7 +19,8 @@ pub(super) const HELP: &str = "\
 A published partition is stale when computing it again would read something
 else: another revision of the transform; another answer of an entity, in the
 attributes and at the valid times that its query looked at; other files of a
-source; an earlier partition (prior) that was published again. Partitions as
+source; an earlier partition (prior), or one of another transform's table, that
+was published again. Partitions as
 known then, or at a basis, would read the same basis again: of what is learned
 later, only an erasure makes them stale.
 
