@@ -280,6 +280,11 @@ fn open_storage(
     )?;
     let catalog = Catalog::open(&database)?;
     let store = Store::open(&database, Arc::clone(&clock))?;
+    let writers = catalog.transforms();
+    store.restore_claims(writers.iter().filter_map(|transform| {
+        let output = transform.spec.output.entities()?;
+        Some((output.entity_type.clone(), transform.spec.name.clone()))
+    }));
     let warehouse = config
         .warehouse_dir
         .clone()

@@ -21,7 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Error, Result,
-    decide::{Action, Command, PublishedAttempt, decide},
+    decide::{Action, Command, decide},
     executor::{Shared, same_request},
     journal::bounded_message,
     model::{BackfillSpec, BackfillState, Change, DependencyShape, Event, Parent, Plan, Record},
@@ -31,8 +31,10 @@ use super::{
     watch::{Watched, finished_rows},
 };
 use crate::{
+    catalog::Output,
     engine::{self, Computed, Engine, PinnedInputs},
     ids::IdSource,
+    time::Interval,
 };
 
 /// Commands that one turn takes up: they share a flush.
@@ -281,28 +283,20 @@ impl Actor {
 
     fn publish_ended(&mut self, done: PublishDone, turn: &mut Turn) {
         self.publisher.ended(&done);
-        for item in done.items {
-            let command = match &done.outcome {
-                Ok(snapshot_id) => Command::Published(PublishedAttempt {
-                    index: item.index,
-                    attempt: item.attempt,
-                    rows_read: item.rows_read,
-                    rows_written: item.rows_written,
-                    bytes_written: item.staged.size_bytes,
-                    staged_at_micros: Some(item.staged_at_micros),
-                    snapshot_id: *snapshot_id,
-                }),
+        for partition in done.partitions {
+            let command = match partition.outcome {
+                Ok(published) => Command::Published(published),
                 Err(failure) => Command::Failed {
-                    index: item.index,
-                    attempt: item.attempt,
-                    message: bounded_message(failure.message.clone()),
+                    index: partition.index,
+                    attempt: partition.attempt,
+                    message: bounded_message(failure.message),
                     retryable: failure.retryable,
                     jitter: self.ids.fraction(),
                 },
             };
             self.command(&done.backfill, command, turn);
         }
-        self.publish_more(&done.table);
+        self.publish_more(&done.output);
     }
 
     /// Journals the turn, shows it, and acts on it. Actions may lead to more events: then another turn follows.
@@ -427,23 +421,26 @@ impl Actor {
         let Some(computed) = live.computed.remove(&(index, attempt)) else {
             return;
         };
-        let table = live.watched.record.plan.output_table.clone();
+        let plan = &live.watched.record.plan;
+        let Some(planned) = plan.partitions.get(index as usize) else {
+            return;
+        };
         let item = PublishItem {
             index,
             attempt,
+            window: Interval::new(planned.partition.start, planned.partition.end),
             rows_read: computed.rows_read,
-            rows_written: computed.staged.row_count,
             staged_at_micros: self.shared.clock.now_micros(),
             staged: computed.staged,
         };
-        self.publisher
-            .enqueue(&table, name, live.watched.record.plan.revision, item);
-        self.publish_more(&table);
+        let output = plan.output.clone();
+        self.publisher.enqueue(name, plan, item);
+        self.publish_more(&output);
     }
 
-    /// Starts the next commit on `table`, if none is under way: all that is ready goes into it.
-    fn publish_more(&mut self, table: &str) {
-        let Some(commit) = self.publisher.next_commit(table) else {
+    /// Starts the next commit on `output`, if none is under way: all that is ready goes into it.
+    fn publish_more(&mut self, output: &Output) {
+        let Some(commit) = self.publisher.next_commit(output) else {
             return;
         };
         let messages = self.messages.clone();
@@ -461,12 +458,16 @@ impl Actor {
         tracing::info!(backfill = %name, state = ?live.state.state, "ended");
         let journal = self.shared.journal.clone();
         let leftovers = self.publisher.remove_leftovers(&live.watched.record);
+        let notes = self.publisher.forget(&live.watched.record);
         let key = name.to_owned();
         let name = name.to_owned();
         self.tidying.retain(|_, tidying| !tidying.is_finished());
         let tidying = self.tasks.spawn(async move {
             if let Err(error) = leftovers.await {
                 tracing::warn!(backfill = %name, %error, "cannot remove files that were staged and not published");
+            }
+            if let Err(error) = notes.await {
+                tracing::warn!(backfill = %name, %error, "cannot remove notes that are no longer needed");
             }
             let remembered = tokio::task::spawn_blocking({
                 let name = name.clone();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{Change, Event, PartitionChange, PartitionState};
+use super::model::{Change, EntityChanges, Event, PartitionChange, PartitionState};
 
 /// One try at one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Attempt {
     pub rows_written: u64,
     /// What it wrote.
     pub bytes_written: u64,
+    /// What publishing it changed, of an entity type.
+    pub entities: Option<EntityChanges>,
     /// Why it failed.
     pub message: Option<String>,
     /// When the next one was due.
@@ -67,6 +69,7 @@ fn begun(change: &PartitionChange, time_micros: i64) -> Attempt {
         rows_read: 0,
         rows_written: 0,
         bytes_written: 0,
+        entities: None,
         message: None,
         retry_at_micros: None,
     }
@@ -88,6 +91,7 @@ fn end(attempt: &mut Attempt, change: &PartitionChange, time_micros: i64) {
     attempt.rows_read = change.rows_read;
     attempt.rows_written = change.rows_written;
     attempt.bytes_written = change.bytes_written;
+    attempt.entities = change.entities;
     attempt.message.clone_from(&change.message);
     attempt.retry_at_micros = change.retry_at_micros;
 }

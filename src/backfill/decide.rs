@@ -11,7 +11,8 @@ mod recover;
 
 use super::{
     model::{
-        BackfillState, Change, DependencyShape, Event, PartitionChange, PartitionState, Record,
+        BackfillState, Change, DependencyShape, Event, PartitionChange, PartitionState, Receipt,
+        Record,
     },
     retry,
     state::{PartitionRun, State},
@@ -82,7 +83,7 @@ pub(super) enum Command {
     Release,
 }
 
-/// An attempt whose rows are on the table.
+/// An attempt whose rows are where they belong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PublishedAttempt {
     /// Its partition.
@@ -98,7 +99,7 @@ pub(super) struct PublishedAttempt {
     /// When its rows were staged, if that is known.
     pub(super) staged_at_micros: Option<i64>,
     /// What published it.
-    pub(super) snapshot_id: i64,
+    pub(super) receipt: Receipt,
 }
 
 /// What is to be done once the events are journalled. All of it may be done twice without harm.
@@ -269,7 +270,8 @@ impl Step<'_> {
             rows_written: published.rows_written,
             bytes_written: published.bytes_written,
             staged_at_micros: published.staged_at_micros,
-            snapshot_id: Some(published.snapshot_id),
+            snapshot_id: published.receipt.snapshot_id(),
+            entities: published.receipt.entities(),
             ..PartitionChange::plain(
                 published.index,
                 PartitionState::Succeeded,

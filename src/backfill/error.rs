@@ -1,7 +1,8 @@
 //! What can go wrong with a backfill.
 
 use crate::{
-    catalog, engine,
+    catalog::{self, Output},
+    engine,
     error::{Classify, ErrorKind, Violation},
     kv, lake, store,
     time::{CalendarError, ValidTime},
@@ -75,13 +76,13 @@ pub enum Error {
     },
     /// Another backfill writes the same partitions.
     #[error(
-        "backfill {other} is active on these partitions of table {table:?}; wait for it, or cancel it"
+        "backfill {other} is active on these partitions of {output}; wait for it, or cancel it"
     )]
     Overlap {
         /// The active backfill.
         other: String,
-        /// The table.
-        table: String,
+        /// What both write.
+        output: Output,
     },
     /// The world is not what the caller planned with.
     #[error(

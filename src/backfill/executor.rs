@@ -111,6 +111,7 @@ impl Executor {
             inputs: InputsStore::open(&self.database)?,
             backfills: Arc::clone(&backfills),
         };
+        let publisher = Publisher::new(self.lake, self.store.clone(), journal.clone());
         let shared = Arc::new(Shared {
             journal,
             planner: Planner {
@@ -129,7 +130,7 @@ impl Executor {
         let mut actor = Actor::new(
             Arc::clone(&shared),
             self.engine,
-            Publisher::new(self.lake),
+            publisher,
             self.ids,
             messages.clone(),
             self.config.max_active_partitions,

@@ -116,6 +116,7 @@ mod tests {
             valid_from: true,
             valid_to: false,
             ids: matches!(sight, Sight::States(_)).then(|| vec![1, u32::MAX]),
+            basis: None,
         };
         let window = Interval::new(ValidTime::from_micros(5), ValidTime::from_micros(9));
         Inputs {

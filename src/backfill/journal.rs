@@ -8,6 +8,7 @@
 //! | `backfills` (large values) | `r/<name>` | format byte, JSON of the [`Record`] |
 //! | | `s/<name>` | format byte, JSON of the [`State`] at its end: spares the fold of the log up to there |
 //! | | `q/<request id>` | the backfill's name |
+//! | | `p/<name>/<index, 8 hex digits>` | format byte, JSON of the [`PublishNote`]: gone once the backfill has ended |
 //! | `backfill_events` | `<name> 00 <sequence, u64 big-endian>` | format byte, JSON of the [`Event`] |
 //!
 //! A backfill exists once its first event is there: that insert is what makes creation one transaction. A record without
@@ -17,7 +18,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     Error, Result,
@@ -25,11 +26,25 @@ use super::{
     model::{Event, Record},
     state::State,
 };
-use crate::kv::{Database, Keyspace};
+use crate::{
+    kv::{Database, Keyspace},
+    store::Replaced,
+};
 
 const FORMAT: u8 = 1;
 /// Text of a failure that is kept: an event must fit one value.
 const MAX_MESSAGE_BYTES: usize = 2048;
+
+/// What an attempt came to whose last batch of entities was about to be written. Whether it was, the entity store knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PublishNote {
+    pub(super) attempt: u32,
+    pub(super) rows_read: u64,
+    pub(super) rows_written: u64,
+    pub(super) bytes_written: u64,
+    pub(super) staged_at_micros: i64,
+    pub(super) replaced: Replaced,
+}
 
 /// The journal. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -131,6 +146,45 @@ impl Journal {
         Ok(())
     }
 
+    /// Notes what an attempt at a partition comes to. On disk before whatever is written after it.
+    pub(super) fn note_publish(&self, name: &str, index: u32, note: &PublishNote) -> Result<()> {
+        let key = format!("{}{index:08x}", note_prefix(name));
+        self.records
+            .insert_large(key.as_bytes(), &encode(name, note)?)?;
+        Ok(())
+    }
+
+    /// The last note of each partition of a backfill.
+    pub(super) fn publish_notes(&self, name: &str) -> Result<Vec<(u32, PublishNote)>> {
+        let prefix = note_prefix(name);
+        let mut notes = Vec::new();
+        for entry in self.records.large_prefix(prefix.as_bytes()) {
+            let (key, bytes) = entry?;
+            let index = key
+                .get(prefix.len()..)
+                .and_then(|digits| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok())
+                .ok_or_else(|| Error::Journal {
+                    name: name.to_owned(),
+                    cause: format!("a note has the key {}", key.escape_ascii()),
+                })?;
+            notes.push((index, decode(name, &bytes)?));
+        }
+        Ok(notes)
+    }
+
+    /// Removes the notes of a backfill.
+    pub(super) fn forget_publish_notes(&self, name: &str) -> Result<()> {
+        let prefix = note_prefix(name);
+        let notes: Vec<_> = self
+            .records
+            .large_prefix(prefix.as_bytes())
+            .collect::<std::result::Result<_, _>>()?;
+        for (key, _) in notes {
+            self.records.remove_large(&key)?;
+        }
+        Ok(())
+    }
+
     /// Every attempt at the partitions at `indices`. **Cost**: a read of the whole log, one event in memory at a time.
     pub(super) fn attempts(
         &self,
@@ -184,6 +238,10 @@ fn record_key(name: &str) -> Vec<u8> {
 
 fn final_state_key(name: &str) -> Vec<u8> {
     format!("s/{name}").into_bytes()
+}
+
+fn note_prefix(name: &str) -> String {
+    format!("p/{name}/")
 }
 
 fn request_key(request_id: &str) -> Vec<u8> {

@@ -6,8 +6,8 @@
 //! `actor` is the only writer: it journals first and acts after; `executor` starts it and speaks for it. `model` holds the words.
 //!
 //! Invariants: `PT-2` (all attempts of a partition read the same world: everything is frozen in the [`Record`]), `BF-1` (a
-//! partition is published at most once per backfill: attempts are numbered and fenced, and the table's snapshots say which
-//! attempt they hold), `PR-1` (events are dense: the journal is the event log).
+//! partition is published at most once per backfill: attempts are numbered and fenced, and the table's snapshots, or the marks
+//! in the entity store, say which attempt they hold), `PR-1` (events are dense: the journal is the event log).
 
 mod actor;
 mod attempts;
@@ -34,8 +34,8 @@ pub use error::Error;
 pub use executor::{Executor, ExecutorConfig, Handle, Planned, Restatement};
 pub use history::Estimate;
 pub use model::{
-    BackfillSpec, BackfillState, Change, DependencyShape, Event, FrozenSource, Knowledge, Parent,
-    PartitionChange, PartitionState, Plan, PlannedPartition, Record, Reprocess,
+    BackfillSpec, BackfillState, Change, DependencyShape, EntityChanges, Event, FrozenSource,
+    Knowledge, Parent, PartitionChange, PartitionState, Plan, PlannedPartition, Record, Reprocess,
 };
 pub use stale::{Differs, FileChange, StalePage, StalePartition, StaleQuery, StaleReason};
 pub use state::{Counts, PartitionRun, State};

@@ -6,8 +6,9 @@ use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    catalog::RetryPolicy,
+    catalog::{Output, RetryPolicy},
     engine::SourceFile,
+    store::Replaced,
     time::{Grain, Partition, SysTime, ValidTime},
 };
 
@@ -145,8 +146,9 @@ pub struct Plan {
     pub transform: String,
     /// Its revision.
     pub revision: u32,
-    /// The table it writes.
-    pub output_table: String,
+    /// What it writes.
+    #[serde(flatten)]
+    pub output: Output,
     /// The length of its partitions.
     pub grain: Grain,
     /// Their zone.
@@ -316,9 +318,47 @@ pub struct PartitionChange {
     /// When it is tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at_micros: Option<i64>,
-    /// What published it.
+    /// What published it, of a table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot_id: Option<i64>,
+    /// What publishing it changed, of an entity type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entities: Option<EntityChanges>,
+}
+
+/// What tells of a partition's publishing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Receipt {
+    /// The table's snapshot that has it.
+    Snapshot(i64),
+    /// What it changed of the entity type.
+    Entities(EntityChanges),
+}
+
+impl Receipt {
+    pub(super) fn snapshot_id(self) -> Option<i64> {
+        match self {
+            Self::Snapshot(id) => Some(id),
+            Self::Entities(_) => None,
+        }
+    }
+
+    pub(super) fn entities(self) -> Option<EntityChanges> {
+        match self {
+            Self::Snapshot(_) => None,
+            Self::Entities(changes) => Some(changes),
+        }
+    }
+}
+
+/// What publishing a partition did to its entity type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntityChanges {
+    /// How many entities it changed.
+    #[serde(flatten)]
+    pub replaced: Replaced,
+    /// A basis at which all of it is there.
+    pub basis: SysTime,
 }
 
 #[expect(
@@ -343,6 +383,7 @@ impl PartitionChange {
             message: None,
             retry_at_micros: None,
             snapshot_id: None,
+            entities: None,
         }
     }
 }

@@ -32,6 +32,8 @@ pub(super) struct EntityKnowledge {
     pub(super) entity_type: String,
     /// The first basis at which it held anything.
     pub(super) first_known: Option<SysTime>,
+    /// An active backfill whose output it is.
+    pub(super) being_written_by: Option<String>,
 }
 
 /// All that a plan is made of.
@@ -95,7 +97,7 @@ pub(super) fn make(input: &PlanInput<'_>) -> Result<Plan> {
     Ok(Plan {
         transform: transform.spec.name.clone(),
         revision: transform.revision,
-        output_table: transform.spec.output_table.clone(),
+        output: transform.spec.output.clone(),
         grain: transform.spec.grain,
         zone: transform.spec.zone,
         knowledge: spec.knowledge,
@@ -311,6 +313,12 @@ fn warnings(
         .collect();
     let mut warnings = Vec::new();
     for entity in &input.entities {
+        if let Some(backfill) = &entity.being_written_by {
+            warnings.push(format!(
+                "{}: {backfill} is writing it: partitions read what is there of it at their basis, which may be a part",
+                entity.entity_type
+            ));
+        }
         let blind = running
             .iter()
             .filter(|planned| entity.first_known.is_none_or(|first| planned.basis < first))
@@ -400,10 +408,10 @@ impl Plan {
     }
 
     /// Whether this and `other` may not be active at the same time. Two active backfills may not write the same partitions of
-    /// a table. Those of a transform that reads its own output may not run beside each other at all: what one reads, the
+    /// a table or entity type. Those of a transform that reads its own output may not run beside each other at all: what one reads, the
     /// other writes.
     pub(super) fn collides_with(&self, other: &Self) -> bool {
-        self.output_table == other.output_table
+        self.output.is_same_place(&other.output)
             && (self.shape == DependencyShape::Sequential || other.range().overlaps(&self.range()))
     }
 

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     catalog::{Catalog, Transform},
     engine::{PinnedEntity, PinnedInputs, PinnedSource, source},
-    store::Store,
+    store::{self, EntityType, Store},
     time::{Interval, SysTime},
 };
 
@@ -76,13 +76,18 @@ impl Planner {
         })
     }
 
-    /// What earlier backfills made of the transform's table.
+    /// What earlier backfills made of the transform's output.
     fn history(&self, transform: &Transform, reprocess: Reprocess) -> History {
         // Elsewhere what became of single partitions is not asked.
         let tells_outcomes = reprocess != Reprocess::Completed || transform.spec.prior.is_some();
         let mut history = History::default();
         for watched in self.backfills.read().values().rev() {
-            if watched.record.plan.output_table != transform.spec.output_table {
+            if !watched
+                .record
+                .plan
+                .output
+                .is_same_place(&transform.spec.output)
+            {
                 continue;
             }
             let state = watched.visible.read();
@@ -149,10 +154,22 @@ impl Planner {
             self.store.check_imported(&input.entity_type)?;
             entities.push(EntityKnowledge {
                 first_known: self.store.first_known(&entity_type),
+                being_written_by: self.writing(&input.entity_type),
                 entity_type: input.entity_type.clone(),
             });
         }
         Ok(entities)
+    }
+
+    /// An active backfill that writes the entity type.
+    fn writing(&self, entity_type: &str) -> Option<String> {
+        let backfills = self.backfills.read();
+        let found = backfills.values().find(|watched| {
+            let output = watched.record.plan.output.entities();
+            output.is_some_and(|output| output.entity_type == entity_type)
+                && !watched.visible.read().state.is_terminal()
+        });
+        found.map(|watched| watched.record.name.clone())
     }
 
     /// Sees that the files which would be opened still have the source's columns.
@@ -199,23 +216,34 @@ impl Planner {
         }
         let mut entities = Vec::new();
         for (index, input) in transform.spec.entities.iter().enumerate() {
-            let entity_type = self.store.entity_type(&input.entity_type)?;
-            let revision = transform.entity_revision(index);
-            let pinned = entity_type.at_revision(revision).ok_or_else(|| {
-                crate::store::Error::NoSuchRevision {
-                    name: input.entity_type.clone(),
-                    revision,
-                }
-            })?;
+            let pinned = self.type_at(&input.entity_type, transform.entity_revision(index))?;
             entities.push(PinnedEntity {
-                entity_type: Arc::new(pinned),
+                entity_type: pinned,
                 at_partition_start: input.at_partition_start,
             });
         }
         Ok(PinnedInputs {
+            output_type: self.output_type(&transform)?,
             transform,
             sources,
             entities,
         })
+    }
+
+    fn output_type(&self, transform: &Transform) -> Result<Option<Arc<EntityType>>> {
+        let output = transform.spec.output.entities();
+        let revision = transform.output_revision.unwrap_or(1);
+        output
+            .map(|output| self.type_at(&output.entity_type, revision))
+            .transpose()
+    }
+
+    fn type_at(&self, name: &str, revision: u32) -> Result<Arc<EntityType>> {
+        let pinned = self.store.entity_type(name)?.at_revision(revision);
+        let pinned = pinned.ok_or_else(|| store::Error::NoSuchRevision {
+            name: name.to_owned(),
+            revision,
+        })?;
+        Ok(Arc::new(pinned))
     }
 }

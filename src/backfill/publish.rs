@@ -1,4 +1,8 @@
-//! Putting staged partitions on their table: one commit at a time per table, and all that is ready goes into the next.
+//! Putting staged partitions where they belong: one commit at a time per table or entity type, and all that is ready goes into
+//! the next. How it is done for each is in `tables` and `entities`.
+
+mod entities;
+mod tables;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -6,12 +10,20 @@ use std::{
     sync::Arc,
 };
 
-use super::{Result, blocking::blocking, decide::PublishedAttempt, model::Record};
+use super::{
+    Error, Result,
+    blocking::blocking,
+    decide::PublishedAttempt,
+    journal::Journal,
+    model::{Plan, Receipt, Record},
+};
 use crate::{
-    catalog::{ColumnDef, Transform},
-    engine,
+    catalog::{Output, Transform},
+    engine::{self, StagedOutput},
     error::{Classify, ErrorKind},
-    lake::{self, Commit, Lake, PublishedPartition, Staged},
+    lake::Lake,
+    store::Store,
+    time::{Interval, ValidTime},
 };
 
 /// Partitions in one commit at most.
@@ -22,34 +34,54 @@ const COMMIT_PARTITIONS: usize = 256;
 pub(super) struct PublishItem {
     pub(super) index: u32,
     pub(super) attempt: u32,
+    pub(super) window: Interval<ValidTime>,
     pub(super) rows_read: u64,
-    pub(super) rows_written: u64,
     pub(super) staged_at_micros: i64,
-    pub(super) staged: Staged,
+    pub(super) staged: StagedOutput,
+}
+
+/// What is told of a partition besides its rows.
+#[derive(Debug)]
+struct Told {
+    index: u32,
+    attempt: u32,
+    window: Interval<ValidTime>,
+    rows_read: u64,
+    rows_written: u64,
+    bytes_written: u64,
+    staged_at_micros: i64,
 }
 
 /// How a commit ended.
 #[derive(Debug)]
 pub(super) struct PublishDone {
-    pub(super) table: String,
+    pub(super) output: Output,
     pub(super) backfill: String,
-    pub(super) items: Vec<PublishItem>,
-    /// The snapshot.
-    pub(super) outcome: std::result::Result<i64, PublishFailure>,
+    pub(super) partitions: Vec<Published>,
+}
+
+/// How the publishing of a partition ended.
+#[derive(Debug)]
+pub(super) struct Published {
+    pub(super) index: u32,
+    pub(super) attempt: u32,
+    pub(super) outcome: std::result::Result<PublishedAttempt, PublishFailure>,
 }
 
 /// Why a commit failed.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct PublishFailure {
     pub(super) message: String,
     pub(super) retryable: bool,
 }
 
-/// What waits, by table.
+/// What waits, by output.
 #[derive(Debug)]
 pub(super) struct Publisher {
     lake: Lake,
-    queues: HashMap<String, Queue>,
+    store: Store,
+    journal: Journal,
+    queues: HashMap<Output, Queue>,
 }
 
 #[derive(Debug, Default)]
@@ -62,13 +94,31 @@ struct Queue {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Owner {
     backfill: String,
+    transform: String,
     revision: u32,
 }
 
+impl PublishItem {
+    fn split(self) -> (Told, StagedOutput) {
+        let told = Told {
+            index: self.index,
+            attempt: self.attempt,
+            window: self.window,
+            rows_read: self.rows_read,
+            rows_written: self.staged.row_count(),
+            bytes_written: self.staged.size_bytes(),
+            staged_at_micros: self.staged_at_micros,
+        };
+        (told, self.staged)
+    }
+}
+
 impl Publisher {
-    pub(super) fn new(lake: Lake) -> Self {
+    pub(super) fn new(lake: Lake, store: Store, journal: Journal) -> Self {
         Self {
             lake,
+            store,
+            journal,
             queues: HashMap::new(),
         }
     }
@@ -80,24 +130,19 @@ impl Publisher {
             .all(|queue| !queue.committing && queue.waiting.is_empty())
     }
 
-    pub(super) fn enqueue(
-        &mut self,
-        table: &str,
-        backfill: &str,
-        revision: u32,
-        item: PublishItem,
-    ) {
+    pub(super) fn enqueue(&mut self, backfill: &str, plan: &Plan, item: PublishItem) {
         let owner = Owner {
             backfill: backfill.to_owned(),
-            revision,
+            transform: plan.transform.clone(),
+            revision: plan.revision,
         };
-        let queue = self.queues.entry(table.to_owned()).or_default();
+        let queue = self.queues.entry(plan.output.clone()).or_default();
         queue.waiting.push((owner, item));
     }
 
     /// Takes back what waits of a backfill. A commit under way goes on.
-    pub(super) fn withdraw(&mut self, table: &str, backfill: &str) -> Vec<PublishItem> {
-        let Some(queue) = self.queues.get_mut(table) else {
+    pub(super) fn withdraw(&mut self, output: &Output, backfill: &str) -> Vec<PublishItem> {
+        let Some(queue) = self.queues.get_mut(output) else {
             return Vec::new();
         };
         queue
@@ -107,14 +152,14 @@ impl Publisher {
             .collect()
     }
 
-    /// The next commit on `table`, unless one is under way or nothing waits. [`Publisher::ended`] must be told of its end.
+    /// The next commit on `output`, unless one is under way or nothing waits. [`Publisher::ended`] must be told of its end.
     pub(super) fn next_commit(
         &mut self,
-        table: &str,
+        output: &Output,
     ) -> Option<impl Future<Output = PublishDone> + Send + use<>> {
         let queue = self
             .queues
-            .get_mut(table)
+            .get_mut(output)
             .filter(|queue| !queue.committing)?;
         let owner = queue.waiting.first()?.0.clone();
         queue.committing = true;
@@ -128,59 +173,48 @@ impl Publisher {
                 break;
             }
         }
-        Some(commit(self.lake.clone(), table.to_owned(), owner, items))
+        let target = Target {
+            lake: self.lake.clone(),
+            store: self.store.clone(),
+            journal: self.journal.clone(),
+            output: output.clone(),
+        };
+        Some(target.publish(owner, items))
     }
 
     /// A commit ended: the next may start.
     pub(super) fn ended(&mut self, done: &PublishDone) {
-        if let Some(queue) = self.queues.get_mut(&done.table) {
+        if let Some(queue) = self.queues.get_mut(&done.output) {
             queue.committing = false;
         }
     }
 
-    /// Makes the transform's table, or adds the columns that it lacks.
-    pub(super) async fn ensure_table(&self, transform: &Arc<Transform>) -> Result<()> {
-        let lake = self.lake.clone();
-        let transform = Arc::clone(transform);
-        blocking(move || {
-            let columns = ColumnDef::to_schema(&transform.columns)
-                .map_err(|cause| engine::Error::Broken { cause })?;
-            lake.ensure_table(&transform.spec.output_table, &columns, &transform.spec.name)?;
-            Ok(())
-        })
-        .await
+    /// Makes the transform's table, or adds the columns that it lacks; claims its entity type.
+    pub(super) async fn ensure_output(&self, transform: &Arc<Transform>) -> Result<()> {
+        match &transform.spec.output {
+            Output::Table(name) => {
+                let (lake, name) = (self.lake.clone(), name.clone());
+                let transform = Arc::clone(transform);
+                blocking(move || tables::ensure_table(&lake, &name, &transform)).await
+            }
+            Output::Entities(output) => {
+                let name = &output.entity_type;
+                entities::ensure_type(&self.store, name, &transform.spec.name).await
+            }
+        }
     }
 
-    /// The attempts of a backfill that its table holds.
+    /// The attempts of a backfill that were published.
     pub(super) async fn published_attempts(
         &self,
         record: &Record,
     ) -> Result<Vec<PublishedAttempt>> {
-        let lake = self.lake.clone();
-        let table = record.plan.output_table.clone();
-        let backfill = record.name.clone();
-        let found = blocking(move || Ok(lake.published_by(&table, &backfill)?)).await?;
-        let index_of: HashMap<_, _> = record
-            .plan
-            .partitions
-            .iter()
-            .zip(0u32..)
-            .map(|(planned, index)| (planned.partition.start, index))
-            .collect();
-        Ok(found
-            .into_iter()
-            .filter_map(|found| {
-                Some(PublishedAttempt {
-                    index: *index_of.get(&found.partition_start)?,
-                    attempt: found.attempt,
-                    rows_read: found.rows_read,
-                    rows_written: found.rows_written,
-                    bytes_written: 0,
-                    staged_at_micros: None,
-                    snapshot_id: found.snapshot_id,
-                })
-            })
-            .collect())
+        match &record.plan.output {
+            Output::Table(name) => tables::published_attempts(&self.lake, name, record).await,
+            Output::Entities(_) => {
+                entities::published_attempts(&self.store, &self.journal, record).await
+            }
+        }
     }
 
     /// Removes files that attempts of a backfill staged and that were not published. No attempt of it may be under way.
@@ -189,57 +223,114 @@ impl Publisher {
         record: &Record,
     ) -> impl Future<Output = Result<()>> + Send + use<> {
         let lake = self.lake.clone();
-        let table = record.plan.output_table.clone();
+        // Rows of entities leave no files.
+        let table = record.plan.output.table().map(str::to_owned);
         let backfill = record.name.clone();
         blocking(move || {
-            lake.remove_leftovers(&table, &backfill, &HashSet::new())?;
+            if let Some(table) = table {
+                lake.remove_leftovers(&table, &backfill, &HashSet::new())?;
+            }
             Ok(())
         })
     }
 
-    /// Removes one attempt's staged files.
-    pub(super) async fn discard(staged: Staged) {
-        let removed = blocking(move || Ok(staged.discard()?)).await;
+    /// Removes what was kept of a backfill's publishing. Only once its end is journalled.
+    pub(super) fn forget(
+        &self,
+        record: &Record,
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
+        let journal = self.journal.clone();
+        let backfill = record.name.clone();
+        let has_notes = record.plan.output.entities().is_some();
+        blocking(move || {
+            if has_notes {
+                journal.forget_publish_notes(&backfill)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Removes one attempt's staged rows.
+    pub(super) async fn discard(staged: StagedOutput) {
+        let removed = blocking(move || match staged {
+            StagedOutput::Files(staged) => Ok(staged.discard()?),
+            StagedOutput::Rows(rows) => {
+                drop(rows);
+                Ok(())
+            }
+        })
+        .await;
         if let Err(error) = removed {
             tracing::warn!(%error, "cannot remove staged files; they are removed when the backfill ends");
         }
     }
 }
 
-async fn commit(lake: Lake, table: String, owner: Owner, items: Vec<PublishItem>) -> PublishDone {
-    let partitions = items
-        .iter()
-        .map(|item| PublishedPartition {
-            staged: item.staged.clone(),
-            attempt: item.attempt,
-            rows_read: item.rows_read,
-        })
-        .collect();
-    let commit = Commit {
-        backfill: owner.backfill.clone(),
-        revision: owner.revision,
-        partitions,
-    };
-    let name = table.clone();
-    let outcome = match tokio::task::spawn_blocking(move || lake.commit(&name, &commit)).await {
-        Ok(Ok(published)) => Ok(published.snapshot_id),
-        Ok(Err(error)) => Err(PublishFailure {
-            message: error.to_string(),
-            retryable: is_passing(&error),
-        }),
-        Err(error) => Err(PublishFailure {
-            message: format!("the commit broke off: {error}"),
-            retryable: false,
-        }),
-    };
-    PublishDone {
-        table,
-        backfill: owner.backfill,
-        items,
-        outcome,
+/// Where a commit goes.
+struct Target {
+    lake: Lake,
+    store: Store,
+    journal: Journal,
+    output: Output,
+}
+
+impl Target {
+    async fn publish(self, owner: Owner, items: Vec<PublishItem>) -> PublishDone {
+        let attempts: Vec<_> = items
+            .iter()
+            .map(|item| (item.index, item.attempt))
+            .collect();
+        let output = self.output.clone();
+        let backfill = owner.backfill.clone();
+        let publishing = tokio::task::spawn_blocking(move || match &self.output {
+            Output::Table(name) => tables::publish(&self.lake, name, &owner, items),
+            Output::Entities(_) => entities::publish(&self.store, &self.journal, &owner, items),
+        });
+        let partitions = publishing.await.unwrap_or_else(|error| {
+            let broken = PublishFailure {
+                message: format!("the commit broke off: {error}"),
+                retryable: false,
+            };
+            let failed = attempts.into_iter().map(|(index, attempt)| Published {
+                index,
+                attempt,
+                outcome: Err(broken.clone()),
+            });
+            failed.collect()
+        });
+        PublishDone {
+            output,
+            backfill,
+            partitions,
+        }
     }
 }
 
-fn is_passing(error: &lake::Error) -> bool {
-    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Conflict)
+fn ended(told: Told, outcome: std::result::Result<Receipt, PublishFailure>) -> Published {
+    Published {
+        index: told.index,
+        attempt: told.attempt,
+        outcome: outcome.map(|receipt| PublishedAttempt {
+            index: told.index,
+            attempt: told.attempt,
+            rows_read: told.rows_read,
+            rows_written: told.rows_written,
+            bytes_written: told.bytes_written,
+            staged_at_micros: Some(told.staged_at_micros),
+            receipt,
+        }),
+    }
+}
+
+fn failure(error: &Error) -> PublishFailure {
+    PublishFailure {
+        message: error.to_string(),
+        retryable: matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Conflict),
+    }
+}
+
+/// Rows that were staged for the other kind of output.
+fn misdirected() -> Error {
+    let cause = "its rows were staged for another output".to_owned();
+    engine::Error::Broken { cause }.into()
 }

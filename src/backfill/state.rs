@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::model::{
-    BackfillState, Change, DependencyShape, Event, PartitionChange, PartitionState, Plan, Record,
+    BackfillState, Change, DependencyShape, EntityChanges, Event, PartitionChange, PartitionState,
+    Plan, Record,
 };
 
 /// Staged partitions that may wait to be published before no more attempts start.
@@ -39,8 +40,11 @@ pub struct PartitionRun {
     pub message: Option<String>,
     /// When it is tried again.
     pub retry_at_micros: Option<i64>,
-    /// What published it.
+    /// What published it, of a table.
     pub snapshot_id: Option<i64>,
+    /// What publishing it changed, of an entity type.
+    #[serde(default)]
+    pub entities: Option<EntityChanges>,
 }
 
 /// A backfill's changing part.
@@ -119,6 +123,7 @@ impl State {
                 message: planned.skip_reason.clone(),
                 retry_at_micros: None,
                 snapshot_id: None,
+                entities: None,
             });
         }
         state
@@ -182,6 +187,7 @@ impl State {
                 run.end_micros = Some(time_micros);
                 run.message = None;
                 run.snapshot_id = change.snapshot_id;
+                run.entities = change.entities;
                 run.rows_read = change.rows_read;
                 run.rows_written = change.rows_written;
                 run.bytes_written = change.bytes_written;

@@ -2,6 +2,7 @@
 
 use chrono_tz::Tz;
 
+use super::output::Output;
 use crate::{
     error::{Classify, ErrorKind},
     kv,
@@ -41,23 +42,26 @@ pub enum Error {
         /// The latest there is.
         latest: u32,
     },
-    /// A table has one writer.
-    #[error("table {table:?} is written by transform {owner:?}; choose another output_table")]
-    TableOwned {
-        /// The table.
-        table: String,
+    /// A table or entity type has one writer.
+    #[error(
+        "{output} is written by transform {owner:?}; choose another {}",
+        field_of(output)
+    )]
+    OutputOwned {
+        /// What is to be written.
+        output: Output,
         /// Its writer.
         owner: String,
     },
-    /// Revisions of one transform write one table on one calendar.
+    /// Revisions of one transform write one table or entity type on one calendar.
     #[error(
-        "transform {name:?} writes table {table:?} by {grain} partitions in {zone}; a revision cannot change that: register it under another name"
+        "transform {name:?} writes {output} by {grain} partitions in {zone}; a revision cannot change that: register it under another name"
     )]
     OutputMoved {
         /// The transform.
         name: String,
-        /// The table of its latest revision.
-        table: String,
+        /// What its latest revision writes.
+        output: Output,
         /// Its grain.
         grain: Grain,
         /// Its zone.
@@ -76,6 +80,14 @@ pub enum Error {
     Storage(#[from] kv::Error),
 }
 
+/// Where a definition says what is written.
+fn field_of(output: &Output) -> &'static str {
+    match output {
+        Output::Table(_) => "output_table",
+        Output::Entities(_) => "output_entity",
+    }
+}
+
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
@@ -83,7 +95,7 @@ impl Classify for Error {
             | Self::TransformNotFound { .. }
             | Self::RevisionNotFound { .. } => ErrorKind::NotFound,
             Self::SourceExists { .. } => ErrorKind::AlreadyExists,
-            Self::TableOwned { .. } | Self::OutputMoved { .. } => ErrorKind::FailedPrecondition,
+            Self::OutputOwned { .. } | Self::OutputMoved { .. } => ErrorKind::FailedPrecondition,
             Self::Encoding { .. } => ErrorKind::Internal,
             Self::Storage(error) => error.kind(),
         }
@@ -95,7 +107,10 @@ impl Classify for Error {
             Self::SourceExists { .. } => "SOURCE_EXISTS",
             Self::TransformNotFound { .. } => "TRANSFORM_NOT_FOUND",
             Self::RevisionNotFound { .. } => "REVISION_NOT_FOUND",
-            Self::TableOwned { .. } => "TABLE_OWNED",
+            Self::OutputOwned { output, .. } => match output {
+                Output::Table(_) => "TABLE_OWNED",
+                Output::Entities(_) => "ENTITY_TYPE_OWNED",
+            },
             Self::OutputMoved { .. } => "OUTPUT_MOVED",
             Self::Encoding { .. } => "STORAGE_FAULT",
             Self::Storage(error) => error.reason(),
@@ -111,7 +126,7 @@ impl Classify for Error {
             Self::RevisionNotFound { name, revision, .. } => {
                 Some(("transform revision", format!("{name}@{revision}")))
             }
-            Self::TableOwned { .. }
+            Self::OutputOwned { .. }
             | Self::OutputMoved { .. }
             | Self::Encoding { .. }
             | Self::Storage(_) => None,

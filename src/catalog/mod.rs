@@ -8,6 +8,7 @@
 mod error;
 mod model;
 mod name;
+mod output;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,6 +21,7 @@ pub use model::{
     SourceFormat, SourceInput, Transform, TransformSpec,
 };
 pub use name::{MAX_NAME_BYTES, check_name};
+pub use output::{EntityOutput, KEY_SEPARATOR, Output};
 
 use crate::kv::{self, Database, Keyspace};
 
@@ -160,24 +162,25 @@ impl Catalog {
             .collect()
     }
 
-    /// The transform that writes `table`, if there is one.
-    pub fn writer_of(&self, table: &str) -> Option<Arc<Transform>> {
+    /// The transform that writes what `output` names, if there is one.
+    pub fn writer_of(&self, output: &Output) -> Option<Arc<Transform>> {
         self.transforms()
             .into_iter()
-            .find(|transform| transform.spec.output_table == table)
+            .find(|transform| transform.spec.output.is_same_place(output))
     }
 
     /// Stores a checked definition as the next revision. `false`: it equals the latest revision, which is returned; that one
     /// goes on seeing its entity types as they were when it was stored.
     ///
     /// # Errors
-    /// [`Error::TableOwned`] when another transform writes the output table, [`Error::OutputMoved`] when the latest revision
-    /// writes another table or another calendar; storage faults.
+    /// [`Error::OutputOwned`] when another transform writes the output, [`Error::OutputMoved`] when the latest revision
+    /// writes another output or another calendar; storage faults.
     pub fn register_transform(
         &self,
         spec: TransformSpec,
         columns: Vec<ColumnDef>,
         entity_revisions: Vec<u32>,
+        output_revision: Option<u32>,
         create_time_micros: i64,
     ) -> Result<(Arc<Transform>, bool)> {
         self.check_output(&spec)?;
@@ -195,6 +198,7 @@ impl Catalog {
             revision,
             columns,
             entity_revisions,
+            output_revision,
             create_time_micros,
         };
         self.store(
@@ -206,23 +210,23 @@ impl Catalog {
         Ok((transform, true))
     }
 
-    /// Whether `spec` may write its table: it alone writes it, always on one calendar.
+    /// Whether `spec` may write its output: it alone writes it, always on one calendar.
     ///
     /// # Errors
     /// As [`Catalog::register_transform`].
     pub fn check_output(&self, spec: &TransformSpec) -> Result<()> {
-        if let Some(owner) = self.writer_of(&spec.output_table)
+        if let Some(owner) = self.writer_of(&spec.output)
             && owner.spec.name != spec.name
         {
-            return Err(Error::TableOwned {
-                table: spec.output_table.clone(),
+            return Err(Error::OutputOwned {
+                output: spec.output.clone(),
                 owner: owner.spec.name.clone(),
             });
         }
         match self.transform(&spec.name, None) {
             Ok(latest) if !latest.spec.writes_like(spec) => Err(Error::OutputMoved {
                 name: spec.name.clone(),
-                table: latest.spec.output_table.clone(),
+                output: latest.spec.output.clone(),
                 grain: latest.spec.grain,
                 zone: latest.spec.zone,
             }),

@@ -6,6 +6,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
+use super::output::Output;
 use crate::time::{Grain, PartitionCalendar};
 
 /// How a source's files are written.
@@ -267,8 +268,9 @@ pub struct TransformSpec {
     pub entities: Vec<EntityInput>,
     /// Its own earlier output, if it may name that.
     pub prior: Option<PriorInput>,
-    /// The table it writes.
-    pub output_table: String,
+    /// What it writes.
+    #[serde(flatten)]
+    pub output: Output,
     /// The length of its partitions.
     pub grain: Grain,
     /// The zone of its partitions.
@@ -287,9 +289,9 @@ impl TransformSpec {
         PartitionCalendar::new(self.grain, self.zone)
     }
 
-    /// Whether it writes the same table on the same calendar as `other`.
+    /// Whether it writes the same table or entity type on the same calendar as `other`.
     pub fn writes_like(&self, other: &Self) -> bool {
-        self.output_table == other.output_table
+        self.output.is_same_place(&other.output)
             && self.grain == other.grain
             && self.zone == other.zone
     }
@@ -302,11 +304,14 @@ pub struct Transform {
     pub spec: TransformSpec,
     /// 1, 2, 3, …
     pub revision: u32,
-    /// The output table's columns: the query's as planned, as they are stored, and `partition_start`.
+    /// The query's columns as planned, as they are stored; of a table also `partition_start`.
     pub columns: Vec<ColumnDef>,
     /// By entity input: the revision of the type's schema that the SQL sees. Where there is none, the first.
     #[serde(default)]
     pub entity_revisions: Vec<u32>,
+    /// The revision of the schema of the entity type that it writes, if it writes one.
+    #[serde(default)]
+    pub output_revision: Option<u32>,
     /// Microseconds since the Unix epoch.
     pub create_time_micros: i64,
 }
@@ -319,6 +324,7 @@ impl Transform {
             && a.sources == b.sources
             && a.entities == b.entities
             && a.prior == b.prior
+            && a.output == b.output
             && a.grain == b.grain
             && a.zone == b.zone
             && self.columns == other.columns

@@ -42,7 +42,7 @@ const FORM: &str = r#"The file's form (TOML; keys after "optional" may be left o
   [[transform]]
   name = "daily_punctuality"
   sql_file = "daily_punctuality.sql"  # or sql = """SELECT …"""
-  output_table = "daily_punctuality"
+  output_table = "daily_punctuality"  # or output_entity, see below
   grain = "daily"               # hourly daily weekly monthly yearly
   # optional:
   sources = [ { source = "flights", lookback = "0s" } ]
@@ -52,6 +52,12 @@ const FORM: &str = r#"The file's form (TOML; keys after "optional" may be left o
   time_zone = "America/New_York"                          # without it: UTC
   retry = { max_attempts = 3, initial_backoff = "1s", max_backoff = "60s" }
   description = "how punctual each carrier was"
+
+In place of output_table, a transform may write an entity type, which must be
+declared (in the same file, say). Each row is what is known of the entity of its
+key over the partition:
+
+    output_entity = { entity_type = "aircraft_totals", key = [ "tailnum" ] }
 
 Applying a file again changes nothing. A changed transform becomes a new
 revision, and so does an entity type with more attributes or another description;
@@ -222,7 +228,8 @@ mod tests {
     fn the_documented_form_parses() {
         let toml: String = FORM
             .lines()
-            .filter(|line| line.starts_with("  ") && !line.contains("hindcast apply"))
+            .filter(|line| line.starts_with("  ") && !line.starts_with("    output_entity"))
+            .filter(|line| !line.contains("hindcast apply"))
             .map(|line| {
                 line.replace("sql_file = \"daily_punctuality.sql\"", "sql = \"SELECT 1\"") + "\n"
             })

@@ -275,6 +275,13 @@ fn show(entity_type: &pb::EntityType, format: Format) -> Result<(), Error> {
             "first known",
             times::show_or_dash(entity_type.first_known_time.as_ref()),
         ),
+        (
+            "written by",
+            match entity_type.written_by.as_str() {
+                "" => "clients".to_owned(),
+                transform => format!("transform {transform} alone"),
+            },
+        ),
     ])?;
     output::line("")?;
     let mut columns = Columns::new(&["attribute", "kind", "~description"]);

@@ -176,6 +176,7 @@ messages! {
     Attribute { name, kind: AttributeKind, precision, scale, description, deprecated }
     EntityType {
         name, attributes, description, create_time, first_known_time, state: EntityTypeState, revision, revision_time,
+        written_by,
     }
     CreateEntityTypeResponse { entity_type, created }
     UpdateEntityTypeResponse { entity_type, updated }
@@ -205,8 +206,9 @@ messages! {
     RetryPolicy { max_attempts, initial_backoff, max_backoff, attempt_timeout }
     Transform {
         name, sql, sources, entities, prior, output_table, grain: Grain, time_zone, retry, description, output_columns,
-        revision, create_time, columns,
+        output_entity, revision, create_time, columns,
     }
+    EntityOutput { entity_type, key }
     RegisterTransformResponse { transform, created }
     ListTransformsResponse { transforms }
     Table {
@@ -227,7 +229,7 @@ messages! {
     Plan {
         transform, revision, output_table, knowledge: Knowledge, dependency_shape: DependencyShape,
         max_active_partitions, partitions, warnings, plan_hash, estimate, max_attempts, attempt_timeout,
-        stop_on_first_failure, run_backwards,
+        stop_on_first_failure, run_backwards, output_entity_type,
     }
     PartitionCounts {
         pending, blocked, running, waiting_retry, succeeded, failed, upstream_failed, skipped, cancelled,
@@ -235,17 +237,18 @@ messages! {
     Backfill {
         name, state: BackfillState, spec, output_table, time_zone, grain: Grain, dependency_shape: DependencyShape,
         partition_counts, create_time, start_time, end_time, rows_read, rows_written, last_sequence,
-        parent, root,
+        parent, root, output_entity_type,
     }
     CreateBackfillResponse { backfill, warnings }
     RestateBackfillResponse { backfill, plan, warnings }
     Partition {
         label, start, end, state: PartitionState, basis, attempt_count, start_time, end_time, rows_read, rows_written,
-        message, snapshot_id, bytes_written, attempts,
+        message, snapshot_id, bytes_written, attempts, entity_changes,
     }
+    EntityChanges { written, ended, unchanged, basis }
     Attempt {
         attempt, state: PartitionState, start_time, staged_time, end_time, rows_read, rows_written, bytes_written,
-        message, retry_time,
+        message, retry_time, entity_changes,
     }
     StalePartition {
         label, start, end, backfill, publish_time, revision, knowledge: Knowledge, basis, reasons,
@@ -268,7 +271,7 @@ messages! {
     BackfillConcurrencyChanged { max_active_partitions }
     PartitionChanged {
         label, start, state: PartitionState, attempt, rows_read, rows_written, message, retry_time, snapshot_id,
-        bytes_written, staged_time,
+        bytes_written, staged_time, entity_changes,
     }
 }
 
@@ -415,7 +418,7 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_string(&Json(&event)).expect("serialises"),
-            r#"{"sequence":7,"time":"1970-01-01T00:00:00.500Z","partition_changed":{"label":"2013-02-08","start":null,"state":"WAITING_RETRY","attempt":1,"rows_read":0,"rows_written":0,"message":"","retry_time":null,"snapshot_id":0,"bytes_written":0,"staged_time":null}}"#
+            r#"{"sequence":7,"time":"1970-01-01T00:00:00.500Z","partition_changed":{"label":"2013-02-08","start":null,"state":"WAITING_RETRY","attempt":1,"rows_read":0,"rows_written":0,"message":"","retry_time":null,"snapshot_id":0,"bytes_written":0,"staged_time":null,"entity_changes":null}}"#
         );
     }
 

@@ -22,7 +22,8 @@ The SQL (DataFusion's dialect) sees the declared inputs only, each cut to what a
   aircraft_at(id, ts)  its state at each row's own instant; looking past the
                        partition's end fails the partition
   prior                the transform's own earlier output, with --prior; needs
-                       --output-column
+                       --output-column. Of an entity type: its state just
+                       before the partition, with --prior 1
   $partition_start, $partition_end
 
 Example:
@@ -70,14 +71,32 @@ pub(crate) struct RegisterArgs {
     #[arg(long = "entity", value_name = "TYPE[@start]")]
     entities: Vec<String>,
     /// Reads its own earlier output, this many partitions back; without a number: all of it
-    #[arg(long, value_name = "PARTITIONS", num_args = 0..=1, default_missing_value = "0", requires = "output_columns")]
+    #[arg(long, value_name = "PARTITIONS", num_args = 0..=1, default_missing_value = "0")]
     prior: Option<u32>,
     /// A column of the output, such as 'flights int64'; may be repeated
     #[arg(long = "output-column", value_name = "'NAME TYPE'")]
     output_columns: Vec<String>,
     /// The Iceberg table that this transform alone writes
-    #[arg(long, value_name = "NAME")]
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "NAME",
+        required_unless_present = "output_entity",
+        conflicts_with = "output_entity"
+    )]
     output_table: String,
+    /// The entity type that this transform alone writes, in place of a table; it must be declared already
+    #[arg(long, value_name = "TYPE", requires = "key")]
+    output_entity: Option<String>,
+    /// A column of the query that entity ids are made of; may be repeated
+    #[arg(
+        long,
+        value_name = "COLUMN",
+        requires = "output_entity",
+        conflicts_with = "output_table"
+    )]
+    key: Vec<String>,
     /// hourly, daily, weekly, monthly or yearly
     #[arg(long, value_parser = definitions::parse_grain)]
     grain: pb::Grain,
@@ -195,6 +214,13 @@ fn definition(args: &RegisterArgs) -> Result<pb::Transform, Error> {
             .collect(),
         prior: args.prior.map(|partitions| pb::PriorInput { partitions }),
         output_table: args.output_table.clone(),
+        output_entity: args
+            .output_entity
+            .clone()
+            .map(|entity_type| pb::EntityOutput {
+                entity_type,
+                key: args.key.clone(),
+            }),
         grain: args.grain.into(),
         time_zone: args.time_zone.clone(),
         retry: (retry != pb::RetryPolicy::default()).then_some(retry),
@@ -240,7 +266,7 @@ fn show(transform: &pb::Transform, format: Format) -> Result<(), Error> {
         ("revision", transform.revision.to_string()),
         ("description", transform.description.clone()),
         ("inputs", describe_inputs(transform)),
-        ("output", format!("table {}", transform.output_table)),
+        ("output", describe_output(transform)),
         ("partitions", describe_partitions(transform)),
         (
             "retry",
@@ -293,6 +319,18 @@ fn describe_inputs(transform: &pb::Transform) -> String {
     inputs.collect::<Vec<_>>().join(", ")
 }
 
+/// `table totals`, `entity type totals, by carrier/origin`.
+fn describe_output(transform: &pb::Transform) -> String {
+    match &transform.output_entity {
+        None => format!("table {}", transform.output_table),
+        Some(output) => format!(
+            "entity type {}, by {}",
+            output.entity_type,
+            output.key.join("/")
+        ),
+    }
+}
+
 fn describe_partitions(transform: &pb::Transform) -> String {
     let zone = if transform.time_zone.is_empty() {
         "UTC"
@@ -335,12 +373,12 @@ async fn list(client: &Client, format: Format) -> Result<(), Error> {
     if format == Format::Json {
         return output::json(&response);
     }
-    let mut columns = Columns::new(&["name", ">revision", "output table", "partitions", "~inputs"]);
+    let mut columns = Columns::new(&["name", ">revision", "output", "partitions", "~inputs"]);
     for transform in &response.transforms {
         columns.row(row![
             &transform.name,
             transform.revision.to_string(),
-            &transform.output_table,
+            describe_output(transform),
             describe_partitions(transform),
             describe_inputs(transform),
         ]);

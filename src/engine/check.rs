@@ -5,11 +5,11 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use super::{
-    Error, PinnedEntity, PinnedInputs, PinnedSource, Result, error::query_message, function_rules,
-    session::PRIOR, session::Scope, session::Sessions,
+    Error, PinnedEntity, PinnedInputs, PinnedSource, Result, entity_rules, error::query_message,
+    function_rules, session::PRIOR, session::Scope, session::Sessions,
 };
 use crate::{
-    catalog::{Catalog, ColumnDef, Transform, TransformSpec, check_name},
+    catalog::{Catalog, ColumnDef, Output, Transform, TransformSpec, check_name},
     error::Violation,
     lake,
     store::Store,
@@ -23,6 +23,8 @@ pub struct Checked {
     pub columns: Vec<ColumnDef>,
     /// By entity input: the revision of the type's schema that it was planned with.
     pub entity_revisions: Vec<u32>,
+    /// The revision of the schema of the entity type that it writes, if it writes one.
+    pub output_revision: Option<u32>,
 }
 
 /// Plans `spec` against the catalog and the store.
@@ -46,7 +48,7 @@ pub async fn check(
                 Error::definition("transform.output_columns", error.to_string())
             })?),
         };
-    if spec.prior.is_some() && declared.is_none() {
+    if spec.prior.is_some() && declared.is_none() && spec.output.table().is_some() {
         return Err(Error::definition(
             "transform.output_columns",
             "a transform that reads prior must declare its output's columns, such as \"flights int64\"",
@@ -57,6 +59,7 @@ pub async fn check(
         .map(|schema| ColumnDef::of_schema(schema))
         .unwrap_or_default();
     let inputs = resolve(catalog, store, spec, columns)?;
+    entity_rules::check_prior(spec, &inputs)?;
     let window = sample_window(spec)?;
     let scope = Scope::Check(window);
     let context = sessions.open(&inputs, &scope)?;
@@ -65,6 +68,7 @@ pub async fn check(
         .await
         .map_err(|error| sql_error(error, spec))?;
     function_rules::check(&plan)?;
+    let plan = entity_rules::check_columns(spec, &inputs, plan)?;
     // The whole way down: what the physical planner refuses is refused here too.
     context
         .state()
@@ -81,9 +85,15 @@ pub async fn check(
         .iter()
         .map(|entity| entity.entity_type.revision())
         .collect();
+    let mut columns = ColumnDef::of_schema(&output);
+    if spec.output.entities().is_some() {
+        columns.retain(|column| column.name != lake::PARTITION_COLUMN);
+        entity_rules::check_prior_key(spec, &inputs, &columns)?;
+    }
     Ok(Checked {
-        columns: ColumnDef::of_schema(&output),
+        columns,
         entity_revisions,
+        output_revision: inputs.output_type.as_ref().map(|it| it.revision()),
     })
 }
 
@@ -130,19 +140,33 @@ fn resolve(
         revision: 0,
         columns,
         entity_revisions: Vec::new(),
+        output_revision: None,
         create_time_micros: 0,
     };
     Ok(PinnedInputs {
         transform: Arc::new(transform),
         sources,
         entities,
+        output_type: spec
+            .output
+            .entities()
+            .and_then(|output| store.entity_type(&output.entity_type).ok()),
     })
 }
 
 fn check_names(spec: &TransformSpec) -> Result<()> {
     let definition = |violation: Violation| Error::Definition(violation);
     check_name("transform.name", &spec.name).map_err(definition)?;
-    check_name("transform.output_table", &spec.output_table).map_err(definition)?;
+    match &spec.output {
+        Output::Table(name) if name.is_empty() => {
+            return Err(Error::definition(
+                "transform.output_table",
+                "it is required, or output_entity in its place",
+            ));
+        }
+        Output::Table(name) => check_name("transform.output_table", name).map_err(definition)?,
+        Output::Entities(output) => entity_rules::check_names(spec, output)?,
+    }
     let mut seen = Vec::new();
     let source_names = spec.sources.iter().enumerate().map(|(index, input)| {
         (

@@ -1,23 +1,31 @@
 //! The embedded engine: DataFusion in this process, on threads of its own.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::{
+    execution::{SendableRecordBatchStream, SessionState},
+    logical_expr::LogicalPlan,
+    physical_plan::{ExecutionPlan, execute_stream},
+};
 use futures::StreamExt;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Computed, Engine, Error, PartitionWork, Result, check,
+    Computed, Engine, Error, PartitionWork, Result, StagedOutput, check,
+    entity_output::EntityColumns,
     nesting::STACK_BYTES,
-    reads::{self, Witness},
+    reads::{self, PlanReads, Witness},
     session::{Scope, Sessions},
 };
 use crate::{
-    catalog::{Catalog, TransformSpec},
+    catalog::{Catalog, Output, TransformSpec},
     lake::Lake,
-    store::Store,
+    store::{RowStager, Store},
 };
 
 /// How the embedded engine is sized.
@@ -39,6 +47,7 @@ pub struct EmbeddedConfig {
 pub struct Embedded {
     sessions: Sessions,
     lake: Lake,
+    spill_folder: Arc<Path>,
     threads: Arc<EngineThreads>,
 }
 
@@ -63,6 +72,7 @@ impl Embedded {
         Ok(Self {
             sessions,
             lake,
+            spill_folder: config.spill_folder.as_path().into(),
             threads: Arc::new(EngineThreads::start(config.threads)?),
         })
     }
@@ -116,24 +126,60 @@ impl Embedded {
         let context = self.sessions.open(&work.inputs, &scope)?;
         let logical = self.sessions.plan(&context, &work.inputs, &scope).await?;
         let state = context.state();
-        // The two steps of `create_physical_plan`, for what lies between them.
-        let optimized = state.optimize(&logical)?;
-        let reads = reads::of_plan(&logical, &optimized, &work.inputs, &witness)?;
-        let planner = state.query_planner();
-        let physical = planner.create_physical_plan(&optimized, &state).await?;
-        let mut batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
-        let table = &work.inputs.transform.spec.output_table;
+        let (physical, reads, staged) = match &work.inputs.transform.spec.output {
+            Output::Table(name) => {
+                let (physical, reads) = physical(&state, &logical, &work, &witness).await?;
+                let batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
+                (
+                    physical,
+                    reads,
+                    self.stage_files(name, &work, batches).await?,
+                )
+            }
+            Output::Entities(output) => {
+                let entity_type = work.inputs.output_type()?;
+                let columns =
+                    EntityColumns::resolve(output, entity_type, logical.schema().as_arrow())?;
+                let logical = columns.by_id(logical)?;
+                let (physical, reads) = physical(&state, &logical, &work, &witness).await?;
+                let batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
+                let stager = RowStager::new(Arc::clone(entity_type), self.spill_path(&work));
+                (
+                    physical,
+                    reads,
+                    stage_rows(&columns, stager, batches).await?,
+                )
+            }
+        };
+        Ok(Computed {
+            staged,
+            rows_read: rows_from_files(&physical),
+            reads: reads.finish(&work.inputs, &work.partition, &witness),
+        })
+    }
+
+    async fn stage_files(
+        &self,
+        table: &str,
+        work: &PartitionWork,
+        mut batches: SendableRecordBatchStream,
+    ) -> Result<StagedOutput> {
         let mut writer = self
             .lake
             .stage(table, work.partition.start, &work.attempt)?;
         while let Some(batch) = batches.next().await {
             writer.write(&batch?)?;
         }
-        Ok(Computed {
-            staged: writer.finish()?,
-            rows_read: rows_from_files(&physical),
-            reads: reads.finish(&work.inputs, &work.partition, &witness),
-        })
+        Ok(StagedOutput::Files(writer.finish()?))
+    }
+
+    /// A file of this attempt alone, for the moment in which it has a name.
+    fn spill_path(&self, work: &PartitionWork) -> PathBuf {
+        let start_micros = work.partition.start.micros();
+        self.spill_folder.join(format!(
+            "rows-{}-{start_micros}-{}",
+            work.attempt.backfill, work.attempt.attempt
+        ))
     }
 }
 
@@ -157,6 +203,34 @@ impl Engine for Embedded {
             }),
         }
     }
+}
+
+async fn stage_rows(
+    columns: &EntityColumns,
+    mut stager: RowStager,
+    mut batches: SendableRecordBatchStream,
+) -> Result<StagedOutput> {
+    while let Some(batch) = batches.next().await {
+        columns.push(&batch?, &mut stager)?;
+    }
+    match stager.finish() {
+        Ok(rows) => Ok(StagedOutput::Rows(rows)),
+        Err(cause) => Err(Error::Staging(cause)),
+    }
+}
+
+/// The physical plan of a query, and what the query names. The two steps of `create_physical_plan`, for what lies between them.
+async fn physical(
+    state: &SessionState,
+    logical: &LogicalPlan,
+    work: &PartitionWork,
+    witness: &Witness,
+) -> Result<(Arc<dyn ExecutionPlan>, PlanReads)> {
+    let optimized = state.optimize(logical)?;
+    let reads = reads::of_plan(logical, &optimized, &work.inputs, witness)?;
+    let planner = state.query_planner();
+    let physical = planner.create_physical_plan(&optimized, state).await?;
+    Ok((physical, reads))
 }
 
 /// Rows that came out of the plan's files, after pruning by statistics and before the exact cut.

@@ -48,6 +48,17 @@ pub enum Error {
     /// The entity store cannot be read.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// A row cannot be an entity.
+    #[error("cannot write to entity type {entity_type:?}: {problem}")]
+    OutputRow {
+        /// The transform's output.
+        entity_type: String,
+        /// Which row, and what is wrong with it.
+        problem: String,
+    },
+    /// Rows cannot be kept until they are published.
+    #[error("cannot stage the rows: {0}")]
+    Staging(#[source] std::io::Error),
     /// The server stops, or the backfill was cancelled.
     #[error("the attempt was stopped")]
     Stopped,
@@ -75,8 +86,9 @@ impl Error {
     /// it can pass: disks, memory, storage.
     pub fn retryable(&self) -> bool {
         match self {
-            Self::FileUnreachable { .. } | Self::Stopped => true,
+            Self::FileUnreachable { .. } | Self::Staging(_) | Self::Stopped => true,
             Self::Definition(_)
+            | Self::OutputRow { .. }
             | Self::SourceUnusable { .. }
             | Self::FileChanged { .. }
             | Self::Broken { .. } => false,
@@ -99,6 +111,8 @@ impl Error {
             | Self::FileUnreachable { .. }
             | Self::Lake(_)
             | Self::Store(_)
+            | Self::OutputRow { .. }
+            | Self::Staging(_)
             | Self::Stopped
             | Self::Broken { .. } => self.to_string(),
         }
@@ -151,7 +165,8 @@ impl Classify for Error {
             Self::SourceUnusable { .. }
             | Self::FileChanged { .. }
             | Self::FileUnreachable { .. } => ErrorKind::FailedPrecondition,
-            Self::Query(_) => ErrorKind::InvalidArgument,
+            Self::Query(_) | Self::OutputRow { .. } => ErrorKind::InvalidArgument,
+            Self::Staging(_) => ErrorKind::Unavailable,
             Self::Lake(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Stopped => ErrorKind::Cancelled,
@@ -165,6 +180,8 @@ impl Classify for Error {
             Self::SourceUnusable { .. } | Self::FileUnreachable { .. } => "SOURCE_UNUSABLE",
             Self::FileChanged { .. } => "SOURCE_FILE_CHANGED",
             Self::Query(_) => "QUERY_FAILED",
+            Self::OutputRow { .. } => "OUTPUT_ROW_INVALID",
+            Self::Staging(_) => "FILE_UNUSABLE",
             Self::Lake(error) => error.reason(),
             Self::Store(error) => error.reason(),
             Self::Stopped => "STOPPED",
@@ -181,6 +198,8 @@ impl Classify for Error {
             | Self::FileChanged { .. }
             | Self::FileUnreachable { .. }
             | Self::Query(_)
+            | Self::OutputRow { .. }
+            | Self::Staging(_)
             | Self::Stopped
             | Self::Broken { .. } => Vec::new(),
         }
@@ -195,6 +214,8 @@ impl Classify for Error {
             | Self::FileChanged { .. }
             | Self::FileUnreachable { .. }
             | Self::Query(_)
+            | Self::OutputRow { .. }
+            | Self::Staging(_)
             | Self::Stopped
             | Self::Broken { .. } => None,
         }

@@ -11,6 +11,8 @@ mod as_of;
 pub mod check;
 mod embedded;
 mod entity_filter;
+mod entity_output;
+mod entity_rules;
 mod entity_table;
 mod error;
 mod file_table;
@@ -40,7 +42,7 @@ pub use source::{PinnedSource, SourceFile};
 use crate::{
     catalog::Transform,
     lake::{AttemptId, Staged},
-    store::EntityType,
+    store::{EntityType, StagedRows},
     time::{Interval, Partition, SysTime, ValidTime},
 };
 
@@ -77,6 +79,17 @@ pub struct PinnedInputs {
     pub sources: Vec<PinnedSource>,
     /// Its entity types.
     pub entities: Vec<PinnedEntity>,
+    /// The entity type that it writes, as the revision sees it; `None`: it writes a table.
+    pub output_type: Option<Arc<EntityType>>,
+}
+
+impl PinnedInputs {
+    /// The entity type that the transform writes.
+    fn output_type(&self) -> Result<&Arc<EntityType>> {
+        self.output_type.as_ref().ok_or_else(|| Error::Broken {
+            cause: "the entity type that is written was not pinned".to_owned(),
+        })
+    }
 }
 
 /// One try at one partition.
@@ -97,12 +110,39 @@ pub struct PartitionWork {
 /// What a try produced.
 #[derive(Debug)]
 pub struct Computed {
-    /// Its rows, staged where nobody sees them yet.
-    pub staged: Staged,
+    /// Its rows, where nobody sees them yet.
+    pub staged: StagedOutput,
     /// Rows that came out of sources and `prior`.
     pub rows_read: u64,
     /// What its query read.
     pub reads: Reads,
+}
+
+/// A partition's rows that wait to be published.
+#[derive(Debug)]
+pub enum StagedOutput {
+    /// Data files of a table.
+    Files(Staged),
+    /// Entities.
+    Rows(StagedRows),
+}
+
+impl StagedOutput {
+    /// How many rows they are.
+    pub fn row_count(&self) -> u64 {
+        match self {
+            Self::Files(staged) => staged.row_count,
+            Self::Rows(rows) => rows.row_count,
+        }
+    }
+
+    /// What they take, in files or as rows of entities.
+    pub fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Files(staged) => staged.size_bytes,
+            Self::Rows(rows) => rows.size_bytes,
+        }
+    }
 }
 
 /// Runs pinned work.

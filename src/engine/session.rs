@@ -6,7 +6,7 @@
 //! | `<type>` | one per entity: its state at the partition's last instant, or at its start |
 //! | `<type>_history` | versions that overlap the partition, clipped to it |
 //! | `<type>_at(id, ts)` | a function: the state at each row's own instant |
-//! | `prior` | this transform's own output before `start` |
+//! | `prior` | this transform's own output before `start`; of an entity type its state just before it |
 //!
 //! Invariant `PT-1`: nothing valid at or after the partition's end, and nothing learned after the basis, has a name here.
 
@@ -23,8 +23,8 @@ use datafusion::{
         SessionState, SessionStateBuilder, disk_manager::DiskManagerBuilder,
         memory_pool::FairSpillPool, runtime_env::RuntimeEnvBuilder,
     },
-    logical_expr::{Expr, LogicalPlan, ScalarUDF, col, lit},
-    prelude::{SessionConfig, SessionContext},
+    logical_expr::{Expr, LogicalPlan, ScalarUDF, cast, col, lit},
+    prelude::{SessionConfig, SessionContext, split_part},
     scalar::ScalarValue,
 };
 
@@ -40,7 +40,7 @@ use super::{
     yielding::YieldingJoins,
 };
 use crate::{
-    catalog::{ColumnDef, TransformSpec},
+    catalog::{ColumnDef, EntityOutput, KEY_SEPARATOR, Output, TransformSpec},
     lake::Lake,
     store::Store,
     time::{Grain, Interval, Partition, PartitionCalendar, SysTime, ValidTime},
@@ -241,6 +241,32 @@ impl Sessions {
         Ok(())
     }
 
+    /// The transform's entity type as it is just before the partition, in the columns of the query. It is read at the latest
+    /// basis: nobody but the transform writes it, and whatever it writes over later partitions is not seen.
+    fn add_prior_entities(
+        &self,
+        context: &SessionContext,
+        inputs: &PinnedInputs,
+        output: &EntityOutput,
+        scope: &Scope,
+    ) -> Result<()> {
+        let before = scope.window().from.saturating_add_micros(-1);
+        let basis = self.store.latest_basis();
+        if let Scope::Partition { witness, .. } = scope {
+            witness.saw_prior_entities(before, basis);
+        }
+        let table = EntityTable::new(
+            self.store.clone(),
+            Arc::clone(inputs.output_type()?),
+            View::AsOf(before),
+            basis,
+        );
+        let columns = prior_columns(inputs, output)?;
+        let prior = context.read_table(Arc::new(table))?.select(columns)?;
+        context.register_table(PRIOR, prior.into_view())?;
+        Ok(())
+    }
+
     fn add_prior(
         &self,
         context: &SessionContext,
@@ -248,6 +274,12 @@ impl Sessions {
         scope: &Scope,
     ) -> Result<()> {
         let transform = &inputs.transform;
+        let name = match &transform.spec.output {
+            Output::Table(name) => name,
+            Output::Entities(output) => {
+                return self.add_prior_entities(context, inputs, output, scope);
+            }
+        };
         let schema = schema_of(&transform.columns)?;
         let files = match scope {
             Scope::Check(_) => Vec::new(),
@@ -255,7 +287,7 @@ impl Sessions {
                 partition, witness, ..
             } => {
                 let reach = prior_range(&transform.spec, partition.start);
-                let files = self.lake.files(&transform.spec.output_table, None, reach)?;
+                let files = self.lake.files(name, None, reach)?;
                 let mut digest = FileDigest::default();
                 files.iter().for_each(|file| digest.add(&file.path));
                 witness.saw_prior(digest.set());
@@ -290,6 +322,35 @@ pub fn prior_range(spec: &TransformSpec, start: ValidTime) -> Interval<ValidTime
             .map_or(ValidTime::MIN, |partition| partition.start),
     };
     Interval::new(from, start)
+}
+
+/// The columns of `prior` over an entity type's: the key's, taken from the id, and the attributes.
+fn prior_columns(inputs: &PinnedInputs, output: &EntityOutput) -> Result<Vec<Expr>> {
+    let entity_type = inputs.output_type()?;
+    let by_name = |name: &str| col(datafusion::common::Column::from_name(name));
+    let mut columns = Vec::new();
+    for (name, part) in output.key.iter().zip(1i64..) {
+        if entity_type.attribute_index(name).is_some() {
+            continue;
+        }
+        let id = by_name("entity_id");
+        let text = match output.key.len() {
+            1 => id,
+            _ => split_part(id, lit(KEY_SEPARATOR.to_string()), lit(part)),
+        };
+        let data_type = key_type(&inputs.transform.columns, name)?;
+        columns.push(cast(text, data_type).alias(name));
+    }
+    let attributes = entity_type.attributes().iter();
+    columns.extend(attributes.map(|attribute| by_name(&attribute.name)));
+    Ok(columns)
+}
+
+/// The type that a key's column has in `prior`: as `columns` say, or else a string.
+pub(super) fn key_type(columns: &[ColumnDef], name: &str) -> Result<DataType> {
+    let schema = schema_of(columns)?;
+    let field = schema.field_with_name(name);
+    Ok(field.map_or(DataType::Utf8, |field| field.data_type().clone()))
 }
 
 fn schema_of(columns: &[ColumnDef]) -> Result<SchemaRef> {

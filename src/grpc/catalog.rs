@@ -16,7 +16,7 @@ use super::{
     status::to_status,
 };
 use crate::{
-    catalog::{Catalog, Source},
+    catalog::{Catalog, Source, TransformSpec},
     engine::{self, Embedded, check::Checked},
     error::{Classify, Violation},
     lake::Lake,
@@ -44,6 +44,22 @@ pub struct CatalogApi {
 }
 
 impl CatalogApi {
+    /// Claims the entity type that a checked definition writes, so that no client writes to it any more. With `check_only` it
+    /// only finds out whether that is possible. A definition that is refused after that keeps its claim until a restart.
+    async fn claim(&self, spec: &TransformSpec, check_only: bool) -> Result<(), RegisterError> {
+        let Some(output) = spec.output.entities() else {
+            return Ok(());
+        };
+        self.catalog.check_output(spec)?;
+        let name = &output.entity_type;
+        if check_only {
+            self.store.check_claim(name, &spec.name)?;
+        } else {
+            self.store.claim(name, &spec.name).await?;
+        }
+        Ok(())
+    }
+
     /// The stored source that `source` declares: nothing is looked at again.
     fn already_declared(&self, source: &Source) -> Option<Arc<Source>> {
         let existing = self.catalog.source(&source.name).ok()?;
@@ -116,23 +132,28 @@ impl CatalogService for CatalogApi {
         let Checked {
             columns,
             entity_revisions,
+            output_revision,
         } = self
             .engine
             .check(catalog.clone(), self.store.clone(), spec.clone())
             .await
             .map_err(|error| to_status(&error))?;
+        self.claim(&spec, validate_only)
+            .await
+            .map_err(|error| to_status(&error))?;
         let now_micros = self.clock.now_micros();
         let lake = self.lake.clone();
         let (transform, created) = blocking(move || {
+            catalog.check_output(&spec)?;
             check_table(&lake, &spec, &columns)?;
             if validate_only {
-                catalog.check_output(&spec)?;
                 return Ok(convert::unregistered(spec, columns, now_micros));
             }
             Ok::<_, RegisterError>(catalog.register_transform(
                 spec,
                 columns,
                 entity_revisions,
+                output_revision,
                 now_micros,
             )?)
         })
@@ -245,7 +266,10 @@ fn check_table(
 ) -> Result<(), RegisterError> {
     let schema = crate::catalog::ColumnDef::to_schema(columns)
         .map_err(|cause| RegisterError::Engine(engine::Error::Broken { cause }))?;
-    Ok(lake.check_table(&spec.output_table, &schema, &spec.name)?)
+    match spec.output.table() {
+        Some(name) => Ok(lake.check_table(name, &schema, &spec.name)?),
+        None => Ok(()),
+    }
 }
 
 /// What can refuse a checked definition.
@@ -257,6 +281,8 @@ enum RegisterError {
     Engine(#[from] engine::Error),
     #[error(transparent)]
     Lake(#[from] crate::lake::Error),
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
 }
 
 impl RegisterError {
@@ -265,6 +291,7 @@ impl RegisterError {
             Self::Catalog(error) => error,
             Self::Engine(error) => error,
             Self::Lake(error) => error,
+            Self::Store(error) => error,
         }
     }
 }

@@ -85,7 +85,11 @@ fn value_error(path: &str, error: &ArrowError) -> Error {
     }
 }
 
-fn convert(path: &str, array: &ArrayRef, target: &Field) -> Result<ArrayRef> {
+/// `array` in the type of `target`; `path` is its column's name.
+///
+/// # Errors
+/// [`Error::Value`] when a value does not fit.
+pub(crate) fn convert(path: &str, array: &ArrayRef, target: &Field) -> Result<ArrayRef> {
     let wanted = target.data_type();
     match (array.data_type(), wanted) {
         (given, wanted) if given == wanted => Ok(Arc::clone(array)),

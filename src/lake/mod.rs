@@ -40,6 +40,7 @@ use iceberg::io::FileIO;
 use parking_lot::Mutex;
 
 use catalog::Catalog;
+pub(crate) use convert::convert as to_stored;
 use disk::TableFolders;
 pub use error::{Error, Result};
 pub use read::{LakeFile, PartitionInfo, PublishedRecord, SnapshotInfo, TableInfo};

@@ -13,6 +13,7 @@ use super::{
     committer::Job,
     error::Error,
     model::{Batch, Committed},
+    prepared::Prepared,
     validate,
 };
 
@@ -76,7 +77,23 @@ impl Chain {
     }
 }
 
+impl Chain {
+    /// As [`Chain::push`], of a batch that is checked already. Blocks.
+    pub(super) fn push_prepared(&self, prepared: Prepared) -> Result<Queued> {
+        let (reply, answer) = oneshot::channel();
+        let jobs = self.store.inner.jobs.lock().clone().ok_or(Error::Closed)?;
+        jobs.blocking_send(Job::WriteNext(prepared, self.link.clone(), reply))
+            .map_err(|_| Error::Closed)?;
+        Ok(Queued { answer })
+    }
+}
+
 impl Queued {
+    /// As [`Queued::committed`], for callers that block.
+    pub(super) fn committed_blocking(self) -> Result<Option<Committed>> {
+        self.answer.blocking_recv().map_err(|_| Error::Closed)?
+    }
+
     /// Waits until the batch is on disk. `None`: a batch before it failed, and this one was not applied.
     ///
     /// # Errors

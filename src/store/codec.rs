@@ -38,6 +38,18 @@ pub(super) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
+/// The highest bit of each byte.
+const HIGH_BITS: u64 = 0x8080_8080_8080_8080;
+
+/// The lower seven bits of each byte, side by side, the first byte's the lowest.
+#[inline]
+fn without_high_bits(word: u64) -> u64 {
+    let pair = |word: u64, low: u64, by: u32| (word & low) | ((word & !low) >> by);
+    let word = pair(word & !HIGH_BITS, 0x00FF_00FF_00FF_00FF, 1);
+    let word = pair(word, 0x0000_FFFF_0000_FFFF, 2);
+    pair(word, 0x0000_0000_FFFF_FFFF, 4)
+}
+
 fn low_seven_bits(value: u64) -> u8 {
     value.to_be_bytes()[7] & 0x7F
 }
@@ -61,6 +73,12 @@ impl<'a> Reader<'a> {
         self.bytes.len()
     }
 
+    /// The bytes that are left.
+    #[inline]
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.bytes
+    }
+
     #[inline]
     pub(super) fn u8(&mut self) -> Result<u8> {
         let (&first, rest) = self.bytes.split_first().ok_or(Malformed("it ends early"))?;
@@ -79,7 +97,25 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// One of two to eight bytes, while eight are there, takes no loop: most instants and differences of them are.
+    #[inline]
     fn long_u64(&mut self) -> Result<u64> {
+        if let Some(eight) = self.bytes.first_chunk::<8>() {
+            let word = u64::from_be_bytes(*eight).swap_bytes();
+            let ends = !word & HIGH_BITS;
+            if ends != 0 {
+                let length = ends.trailing_zeros() as usize / 8 + 1;
+                // All bits up to the highest one of the last byte.
+                let word = word & (ends ^ (ends - 1));
+                self.bytes = &self.bytes[length..];
+                return Ok(without_high_bits(word));
+            }
+        }
+        self.u64_in_steps()
+    }
+
+    #[cold]
+    fn u64_in_steps(&mut self) -> Result<u64> {
         let mut value = 0u64;
         for (index, &byte) in self.bytes.iter().enumerate().take(10) {
             let bits = u64::from(byte & 0x7F);

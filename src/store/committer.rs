@@ -24,7 +24,7 @@ use super::{
     log::Record,
     marks::{self, ImportMark},
     model::Committed,
-    prepared::Prepared,
+    prepared::{Deed, Prepared},
     resolve::Resolver,
     snapshots::{MAX_SNAPSHOT_BYTES, Snapshots},
     types,
@@ -50,6 +50,8 @@ pub(super) enum Job {
     CreateType(EntityTypeSpec, Reply<(Arc<EntityType>, bool)>),
     UpdateType(String, EntityTypeUpdate, Reply<(Arc<EntityType>, bool)>),
     FinishImport(String, Reply<Arc<EntityType>>),
+    /// Only this writer writes to the type from now on.
+    Claim(String, String, Reply<()>),
     /// The last offset of a bulk load.
     IngestOffset(String, Reply<Option<u64>>),
     /// Where everything stands, between two commits.
@@ -77,6 +79,8 @@ pub(super) struct Published {
     stable: AtomicI64,
     pub(super) types: RwLock<BTreeMap<String, Arc<EntityType>>>,
     pub(super) first_known: RwLock<BTreeMap<String, i64>>,
+    /// By type: who alone writes to it. Only the committer's thread writes this once there are clients.
+    pub(super) owners: RwLock<BTreeMap<String, String>>,
     /// By type: its last commit since the store was opened.
     last_changed: RwLock<BTreeMap<String, i64>>,
     /// By type: how far its import has come.
@@ -96,6 +100,31 @@ impl Published {
 
     pub(super) fn stable(&self) -> i64 {
         self.stable.load(Ordering::Acquire)
+    }
+
+    /// Whether `writer` may claim the type; `true`: it has done so already.
+    pub(super) fn check_claim(
+        &self,
+        entity_type: &EntityType,
+        writer: &str,
+        holds_something: bool,
+    ) -> Result<bool, Error> {
+        let name = || entity_type.name().to_owned();
+        match self.owners.read().get(entity_type.name()) {
+            Some(owner) if owner == writer => return Ok(true),
+            Some(owner) => {
+                return Err(Error::Owned {
+                    name: name(),
+                    writer: owner.clone(),
+                });
+            }
+            None => {}
+        }
+        match entity_type.state() {
+            EntityTypeState::Importing => Err(Error::Importing { name: name() }),
+            EntityTypeState::Active if holds_something => Err(Error::NotEmpty { name: name() }),
+            EntityTypeState::Active => Ok(false),
+        }
     }
 
     /// A system time after which no commit up to the stable basis wrote to the type. Ask for the stable basis first.
@@ -140,6 +169,7 @@ impl Committer {
             stable: AtomicI64::new(watermark.max(floor)),
             types: RwLock::new(types.clone()),
             first_known: RwLock::new(journal.first_known.clone()),
+            owners: RwLock::default(),
             last_changed: RwLock::default(),
             imports: RwLock::new(journal.imports.clone()),
             snapshots: Snapshots::new(MAX_SNAPSHOT_BYTES),
@@ -196,6 +226,7 @@ impl Committer {
             Job::CreateType(spec, reply) => pending(reply, self.create_type(spec)),
             Job::UpdateType(name, update, reply) => pending(reply, self.update_type(&name, update)),
             Job::FinishImport(name, reply) => pending(reply, self.finish_import(&name)),
+            Job::Claim(name, writer, reply) => pending(reply, self.claim(&name, &writer)),
             Job::IngestOffset(stream, reply) => pending(reply, self.ingest_offset(&stream)),
             Job::Snapshot(reply) => pending(reply, self.snapshot()),
         }
@@ -310,6 +341,19 @@ impl Committer {
         }
     }
 
+    fn claim(&mut self, name: &str, writer: &str) -> Result<(), Error> {
+        let entity_type = self.find_type(name)?;
+        let holds_something = self.journal.first_known.contains_key(name);
+        let is_claimed = self
+            .published
+            .check_claim(&entity_type, writer, holds_something)?;
+        if !is_claimed {
+            let mut owners = self.published.owners.write();
+            owners.insert(name.to_owned(), writer.to_owned());
+        }
+        Ok(())
+    }
+
     fn save_type(&mut self, entity_type: EntityType) -> Result<Arc<EntityType>, Error> {
         self.write_step(|this| types::save(&this.journal.types, &entity_type))?;
         let entity_type = Arc::new(entity_type);
@@ -347,6 +391,7 @@ impl Committer {
         if let Some(answer) = self.answered_before(&batch)? {
             return Ok(answer);
         }
+        self.check_writer(&batch)?;
         let system_time = self.next_system_time();
         let at = self.version_time(&batch, system_time)?;
         let repeats = self.repeats_import_time(&batch);
@@ -456,6 +501,27 @@ impl Committer {
             });
         }
         Ok(at)
+    }
+
+    /// Refuses what somebody else than the type's writer says of it. Erasures are for everyone.
+    fn check_writer(&self, batch: &Prepared) -> Result<(), Error> {
+        let owners = self.published.owners.read();
+        if owners.is_empty() {
+            return Ok(());
+        }
+        for mutation in &batch.mutations {
+            let name = mutation.entity_type.name();
+            if let Some(owner) = owners.get(name)
+                && batch.writer.as_deref() != Some(owner)
+                && !matches!(mutation.deed, Deed::Erase)
+            {
+                return Err(Error::Owned {
+                    name: name.to_owned(),
+                    writer: owner.clone(),
+                });
+            }
+        }
+        Ok(())
     }
 
     fn check_import_order(&self, name: &str, import_time: i64) -> Result<(), Error> {

@@ -47,6 +47,27 @@ pub enum Error {
         /// The type.
         name: String,
     },
+    /// Only its writer may write to the type.
+    #[error(
+        "entity type {name:?} is written by transform {writer:?} alone: all that others may do is to erase entities"
+    )]
+    Owned {
+        /// The type.
+        name: String,
+        /// Who has claimed it.
+        writer: String,
+    },
+    /// A type that is to be claimed holds something.
+    #[error(
+        "entity type {name:?} holds what clients wrote, and a transform's output begins empty: declare another type for it"
+    )]
+    NotEmpty {
+        /// The type.
+        name: String,
+    },
+    /// Staged rows cannot be read back.
+    #[error("cannot read staged rows: {0}")]
+    Staged(#[source] std::io::Error),
     /// No import time for a type that is being imported.
     #[error("entity type {name:?} is being imported: a batch to it needs an import time")]
     ImportTimeRequired {
@@ -170,6 +191,8 @@ impl Classify for Error {
             Self::TypeExists { .. } | Self::RequestIdReused { .. } => ErrorKind::AlreadyExists,
             Self::ExpectationFailed { .. } => ErrorKind::Conflict,
             Self::NotImporting { .. }
+            | Self::Owned { .. }
+            | Self::NotEmpty { .. }
             | Self::ImportTimeRequired { .. }
             | Self::Importing { .. }
             | Self::ImportTimeBackwards { .. }
@@ -177,7 +200,7 @@ impl Classify for Error {
             Self::Invalid { .. } => ErrorKind::InvalidArgument,
             Self::BasisInFuture { .. } | Self::BasisNotPinned { .. } => ErrorKind::OutOfRange,
             Self::Damaged { .. } => ErrorKind::DataLoss,
-            Self::NotDurable { .. } | Self::Closed => ErrorKind::Unavailable,
+            Self::NotDurable { .. } | Self::Closed | Self::Staged(_) => ErrorKind::Unavailable,
             Self::NoSuchColumn { .. } | Self::Thread(_) | Self::Columns(_) => ErrorKind::Internal,
             Self::Storage(error) => error.kind(),
         }
@@ -190,6 +213,9 @@ impl Classify for Error {
             Self::TypeExists { .. } => "ENTITY_TYPE_EXISTS",
             Self::ExpectationFailed { .. } => "EXPECTATION_FAILED",
             Self::NotImporting { .. } => "NOT_IMPORTING",
+            Self::Owned { .. } => "ENTITY_TYPE_OWNED",
+            Self::NotEmpty { .. } => "ENTITY_TYPE_NOT_EMPTY",
+            Self::Staged(_) => "FILE_UNUSABLE",
             Self::ImportTimeRequired { .. } => "IMPORT_TIME_REQUIRED",
             Self::Importing { .. } => "IMPORT_UNFINISHED",
             Self::ImportTimeBackwards { .. } => "IMPORT_TIME_BACKWARDS",
@@ -221,6 +247,8 @@ impl Classify for Error {
             | Self::NoSuchRevision { name, .. }
             | Self::TypeExists { name }
             | Self::NotImporting { name }
+            | Self::Owned { name, .. }
+            | Self::NotEmpty { name }
             | Self::ImportTimeRequired { name }
             | Self::Importing { name }
             | Self::ImportTimeBackwards { name, .. } => Some(("entity_type", name.clone())),
@@ -234,6 +262,7 @@ impl Classify for Error {
             | Self::Damaged { .. }
             | Self::NotDurable { .. }
             | Self::Closed
+            | Self::Staged(_)
             | Self::Thread(_)
             | Self::Columns(_)
             | Self::Storage(_) => None,

@@ -7,10 +7,9 @@ use super::{
     error::Error,
     page::Row,
     page_codec::{self, Entry, Header, MAX_HEADER_BYTES, PageId},
+    page_list,
     timeline::{OPEN, Span},
-    tree::{
-        Commit, INNER_FILL_BYTES, LOW_BYTES, MAX_RECT_BYTES, Node, PAGE_BYTES, REFILL_BYTES, Result,
-    },
+    tree::{Commit, INNER_FILL_BYTES, LOW_BYTES, Node, PAGE_BYTES, REFILL_BYTES, Result},
 };
 
 /// A live inner page.
@@ -68,11 +67,8 @@ impl Inner {
 
     pub(super) fn is_too_long(&self) -> bool {
         let room = PAGE_BYTES - MAX_HEADER_BYTES;
-        (self.dead.len() + self.live.len()) * MAX_RECT_BYTES > room
-            && page_codec::entry_bytes(&self.entries())
-                .iter()
-                .sum::<usize>()
-                > room
+        page_list::most_bytes(self.dead.len() + self.live.len()) > room
+            && page_codec::inner_bytes(&self.entries()) > room
     }
 
     fn index_at(&self, point: i64) -> usize {
@@ -190,7 +186,7 @@ impl Inner {
     }
 
     pub(super) fn cut(mut self) -> Vec<Self> {
-        let items: Vec<_> = page_codec::entry_bytes(&self.entries())
+        let items: Vec<_> = page_list::item_bytes(&self.entries())
             .into_iter()
             .map(|bytes| Item {
                 bytes,

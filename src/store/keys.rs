@@ -27,9 +27,11 @@ const SIGN_BIT: u64 = 1 << 63;
 
 /// The key of one entity's head.
 pub(super) fn entity_key(entity_type: &str, entity_id: &str) -> Vec<u8> {
-    let mut key = type_prefix(entity_type);
-    escape_into(entity_id.as_bytes(), &mut key);
-    key.extend_from_slice(&TERMINATOR);
+    let mut key = Vec::with_capacity(entity_type.len() + entity_id.len() + 2 * TERMINATOR.len());
+    for name in [entity_type, entity_id] {
+        escape_into(name.as_bytes(), &mut key);
+        key.extend_from_slice(&TERMINATOR);
+    }
     key
 }
 
@@ -172,7 +174,11 @@ fn ordered(value: i64) -> [u8; 8] {
     (value.cast_unsigned() ^ SIGN_BIT).to_be_bytes()
 }
 
+#[inline]
 fn escape_into(bytes: &[u8], out: &mut Vec<u8>) {
+    if !bytes.contains(&0) {
+        return out.extend_from_slice(bytes);
+    }
     let mut parts = bytes.split(|&byte| byte == 0);
     out.extend_from_slice(parts.next().unwrap_or_default());
     for part in parts {

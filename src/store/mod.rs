@@ -12,6 +12,7 @@
 //!   thread
 //! - `path`, `history`, `read`, [`columns`]: answers, one by one and as Arrow batches
 //! - `changes`, `written`, `compare`: what commits changed, where they wrote, what two bases see of an entity
+//! - `staged`, `replace`: rows that become all that there is of a type over a range, of types that one writer has claimed
 //! - [`copy`]: backups, restoring them, checking what is stored
 //!
 //! **Invariants**: `BT-1` at one basis the versions of an entity never overlap; `BT-2` an answer at a served basis never
@@ -42,16 +43,21 @@ mod marks;
 mod model;
 mod page;
 mod page_codec;
+mod page_list;
+mod page_rows;
+mod page_search;
 mod page_view;
 mod pages;
 mod path;
 mod prepared;
 mod read;
 mod recovery;
+mod replace;
 mod resolve;
 mod row;
 mod snapshot;
 mod snapshots;
+mod staged;
 mod timeline;
 mod tree;
 #[cfg(test)]
@@ -83,8 +89,10 @@ pub use model::{
     Version,
 };
 pub use pages::PageStats;
+pub use replace::{Replaced, Replacing};
 pub use resolve::MAX_RESOLVED_BYTES;
 pub use row::MAX_ROW_BYTES;
+pub use staged::{RowStager, StageFault, StagedRows};
 pub use validate::{
     MAX_BATCH_BYTES, MAX_ENTITY_ID_BYTES, MAX_EXPECTATIONS, MAX_MUTATIONS, MAX_REQUEST_ID_BYTES,
     MAX_STREAM_BYTES,
@@ -339,6 +347,40 @@ impl Store {
     pub async fn write(&self, batch: Batch) -> Result<Committed> {
         let prepared = validate::prepare(batch, |name| self.entity_type(name))?;
         self.ask(|reply| Job::Write(prepared, reply)).await
+    }
+
+    /// From now on only batches of `writer` write to the entity type; others may erase entities. Claiming it again changes
+    /// nothing. **Durability**: none: [`Store::restore_claims`] after a restart.
+    ///
+    /// # Errors
+    /// [`Error::UnknownType`]; [`Error::Importing`]; [`Error::Owned`] by another writer; [`Error::NotEmpty`] when something was
+    /// written to it before.
+    pub async fn claim(&self, entity_type: &str, writer: &str) -> Result<()> {
+        let (entity_type, writer) = (entity_type.to_owned(), writer.to_owned());
+        self.ask(|reply| Job::Claim(entity_type, writer, reply))
+            .await
+    }
+
+    /// Whether [`Store::claim`] would succeed now; changes nothing.
+    ///
+    /// # Errors
+    /// As [`Store::claim`].
+    pub fn check_claim(&self, entity_type: &str, writer: &str) -> Result<()> {
+        let found = self.entity_type(entity_type)?;
+        self.inner
+            .published
+            .check_claim(&found, writer, self.first_known(&found).is_some())
+            .map(drop)
+    }
+
+    /// Puts back the claims, each an entity type and its writer, that were there before a restart. Before anything is written.
+    pub fn restore_claims(&self, claims: impl IntoIterator<Item = (String, String)>) {
+        self.inner.published.owners.write().extend(claims);
+    }
+
+    /// Who has claimed the entity type.
+    pub fn writer_of(&self, entity_type: &str) -> Option<String> {
+        self.inner.published.owners.read().get(entity_type).cloned()
     }
 
     /// The system time of the last durable commit: the basis of a read that names none. A store that holds nothing yet

@@ -53,7 +53,7 @@ impl Row {
     pub(super) fn weight_bytes(&self) -> usize {
         match self {
             Self::Inside(bytes) => bytes.len() + 2,
-            Self::Outside(hash) => hash.len() + 1,
+            Self::Outside(hash) => hash.len() + 2,
         }
     }
 }

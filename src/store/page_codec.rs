@@ -2,27 +2,26 @@
 //!
 //! **Layout**: format byte; CRC-32 (big-endian) of the key and of all that follows; flags, level, the bounds that the flags do
 //! not say (`span`, `since` and the commit that made it, `until`, `erased_until`), applied sequence. Then
-//! - of a leaf (level 0): its rows, deduplicated, each inside or by its hash; its versions, as differences to the one before;
-//! - of an inner page: its entries, as differences to the one before.
+//! - of a leaf (level 0): its rows, deduplicated (see `page_rows`), and the list of its versions (see `page_list`);
+//! - of an inner page: the list of its entries.
 //!
 //! With the key in the checksum, a page that turns up under another key is damage too. Roots are sealed with the entity's
 //! key, wherever they lie; an archived one says until when it was the root, so that a missing one is noticed.
 
 use super::{
     codec::{self, Malformed, Reader, put_i64, put_u64},
-    page::{Page, Row},
-    page_view::OUTSIDE,
-    timeline::{OPEN, Rect, Span},
+    page::Page,
+    page_list, page_rows,
+    timeline::{OPEN, Span},
 };
 use crate::kv::Slice;
 
-const FORMAT: u8 = 2;
+const FORMAT: u8 = 3;
 /// The format byte and the checksum.
 pub(super) const SEAL_BYTES: usize = 5;
 
 const FROM_IS_MIN: u8 = 1;
 const TO_IS_OPEN: u8 = 2;
-const SYSTEM_TO_IS_OPEN: u8 = 4;
 const SINCE_IS_MIN: u8 = 8;
 const IS_ERASED: u8 = 16;
 const ERASED_UNTIL_IS_OPEN: u8 = 32;
@@ -121,11 +120,11 @@ pub(super) fn encode_nothing(key: &[u8], until: i64) -> Vec<u8> {
 /// The bytes of an inner page under `key`. `entries` are in order of (`from`, `since`).
 pub(super) fn encode_inner(key: &[u8], header: &Header, entries: &[Entry]) -> Vec<u8> {
     let mut out = start(header);
-    put_entries(entries, &mut out);
+    page_list::put(entries, &mut out);
     seal(key, out)
 }
 
-/// The longest that a header can be, with the counts that follow it.
+/// The longest that a header can be, with the lengths that follow it.
 pub(super) const MAX_HEADER_BYTES: usize = SEAL_BYTES + 2 + 10 * 7 + 6;
 
 /// What a leaf takes, header left out.
@@ -135,57 +134,16 @@ pub(super) fn leaf_bytes(page: &Page) -> usize {
     out.len()
 }
 
-/// What each entry takes after the one before it.
-pub(super) fn entry_bytes(entries: &[Entry]) -> Vec<usize> {
-    let mut before = Differences::default();
-    let mut out = Vec::with_capacity(32);
-    let size = |entry: &Entry| {
-        out.clear();
-        before.put_entry(entry, &mut out);
-        out.len()
-    };
-    entries.iter().map(size).collect()
-}
-
-/// What each version takes after the one before it.
-pub(super) fn rect_bytes(rects: &[Rect]) -> Vec<usize> {
-    let mut before = Differences::default();
-    let mut out = Vec::with_capacity(64);
-    let size = |rect: &Rect| {
-        out.clear();
-        before.put(rect, &mut out);
-        out.len()
-    };
-    rects.iter().map(size).collect()
+/// What an inner page with these entries takes, header left out.
+pub(super) fn inner_bytes(entries: &[Entry]) -> usize {
+    let mut out = Vec::with_capacity(4096);
+    page_list::put(entries, &mut out);
+    out.len()
 }
 
 fn put_leaf(page: &Page, out: &mut Vec<u8>) {
-    put_u64(page.rows.len() as u64, out);
-    for row in &page.rows {
-        match row {
-            Row::Inside(bytes) => {
-                put_u64((bytes.len() as u64) << 1, out);
-                out.extend_from_slice(bytes);
-            }
-            Row::Outside(hash) => {
-                put_u64(OUTSIDE, out);
-                out.extend_from_slice(hash);
-            }
-        }
-    }
-    put_u64(page.rects.len() as u64, out);
-    let mut before = Differences::default();
-    for rect in &page.rects {
-        before.put(rect, out);
-    }
-}
-
-fn put_entries(entries: &[Entry], out: &mut Vec<u8>) {
-    put_u64(entries.len() as u64, out);
-    let mut before = Differences::default();
-    for entry in entries {
-        before.put_entry(entry, out);
-    }
+    page_rows::put(&page.rows, out);
+    page_list::put(&page.rects, out);
 }
 
 /// The bytes up to the end of a header, not yet sealed.
@@ -266,7 +224,9 @@ pub(super) fn decode_row(key: &[u8], stored: &Slice) -> codec::Result<Slice> {
 pub(super) fn check_seal(key: &[u8], stored: &[u8]) -> codec::Result<()> {
     let mut reader = Reader::new(stored);
     if reader.u8()? != FORMAT {
-        return Err(Malformed("its format is unknown"));
+        return Err(Malformed(
+            "its format is another than this version of hindcast reads",
+        ));
     }
     let checksum = u32::from_be_bytes(reader.array()?);
     if checksum == crc(key, &stored[SEAL_BYTES..]) {
@@ -322,143 +282,16 @@ pub(super) fn header(reader: &mut Reader<'_>) -> codec::Result<Header> {
     })
 }
 
-/// The version or entry before, from which the next one differs little. Differences wrap around, so any two instants have
-/// one.
-#[derive(Debug, Default)]
-pub(super) struct Differences {
-    from: i64,
-    system_from: i64,
-    made_by: u64,
-}
-
-impl Differences {
-    fn put(&mut self, rect: &Rect, out: &mut Vec<u8>) {
-        let mut flags = 0;
-        for (is_end, flag) in [
-            (rect.from == i64::MIN, FROM_IS_MIN),
-            (rect.to == OPEN, TO_IS_OPEN),
-            (rect.system_to == OPEN, SYSTEM_TO_IS_OPEN),
-        ] {
-            if is_end {
-                flags |= flag;
-            }
-        }
-        out.push(flags);
-        self.put_from(rect.from, out);
-        if rect.to != OPEN {
-            put_i64(rect.to.wrapping_sub(self.from), out);
-        }
-        self.put_system_from(rect.system_from, out);
-        if rect.system_to != OPEN {
-            put_i64(rect.system_to.wrapping_sub(rect.system_from), out);
-        }
-        put_u64(u64::from(rect.state), out);
-    }
-
-    #[inline]
-    pub(super) fn rect(&mut self, reader: &mut Reader<'_>) -> codec::Result<Rect> {
-        let flags = reader.u8()?;
-        let from = self.from(flags, reader)?;
-        let to = if flags & TO_IS_OPEN == 0 {
-            self.from.wrapping_add(reader.i64()?)
-        } else {
-            OPEN
-        };
-        self.system_from = self.system_from.wrapping_add(reader.i64()?);
-        let system_to = self.system_to(flags, reader)?;
-        let state =
-            u32::try_from(reader.u64()?).map_err(|_| Malformed("a row number is too large"))?;
-        Ok(Rect {
-            from,
-            to,
-            system_from: self.system_from,
-            system_to,
-            state,
-        })
-    }
-
-    fn put_entry(&mut self, entry: &Entry, out: &mut Vec<u8>) {
-        let mut flags = 0;
-        for (is_end, flag) in [
-            (entry.from == i64::MIN, FROM_IS_MIN),
-            (entry.until == OPEN, SYSTEM_TO_IS_OPEN),
-            (entry.since == i64::MIN, SINCE_IS_MIN),
-        ] {
-            if is_end {
-                flags |= flag;
-            }
-        }
-        out.push(flags);
-        self.put_from(entry.from, out);
-        if entry.since != i64::MIN {
-            self.put_system_from(entry.since, out);
-            put_i64(entry.made_by.wrapping_sub(self.made_by).cast_signed(), out);
-            self.made_by = entry.made_by;
-        }
-        if entry.until != OPEN {
-            put_i64(entry.until.wrapping_sub(self.system_from), out);
-        }
-    }
-
-    pub(super) fn entry(&mut self, reader: &mut Reader<'_>) -> codec::Result<Entry> {
-        let flags = reader.u8()?;
-        let from = self.from(flags, reader)?;
-        let (since, made_by) = if flags & SINCE_IS_MIN == 0 {
-            self.system_from = self.system_from.wrapping_add(reader.i64()?);
-            if self.system_from == i64::MIN {
-                // It would not be written so, and lose the commit when it is written again.
-                return Err(Malformed(
-                    "a child is from the beginning, and does not say so",
-                ));
-            }
-            self.made_by = self.made_by.wrapping_add_signed(reader.i64()?);
-            (self.system_from, self.made_by)
-        } else {
-            (i64::MIN, 0)
-        };
-        let until = self.system_to(flags, reader)?;
-        Ok(Entry {
-            from,
-            since,
-            made_by,
-            until,
-        })
-    }
-
-    fn put_from(&mut self, from: i64, out: &mut Vec<u8>) {
-        if from != i64::MIN {
-            put_i64(from.wrapping_sub(self.from), out);
-            self.from = from;
-        }
-    }
-
-    fn put_system_from(&mut self, system_from: i64, out: &mut Vec<u8>) {
-        put_i64(system_from.wrapping_sub(self.system_from), out);
-        self.system_from = system_from;
-    }
-
-    fn from(&mut self, flags: u8, reader: &mut Reader<'_>) -> codec::Result<i64> {
-        if flags & FROM_IS_MIN != 0 {
-            return Ok(i64::MIN);
-        }
-        self.from = self.from.wrapping_add(reader.i64()?);
-        Ok(self.from)
-    }
-
-    fn system_to(&self, flags: u8, reader: &mut Reader<'_>) -> codec::Result<i64> {
-        if flags & SYSTEM_TO_IS_OPEN != 0 {
-            return Ok(OPEN);
-        }
-        Ok(self.system_from.wrapping_add(reader.i64()?))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::{page_view::PageView, timeline};
+    use crate::store::{
+        page::Row,
+        page_view::PageView,
+        timeline::{self, Rect},
+    };
 
     fn page(asserted: &[(i64, i64, u8, i64)]) -> Page {
         let mut page = Page::empty(Span::ALL, i64::MIN, 0);
@@ -480,8 +313,11 @@ mod tests {
         PageView::read(b"key", bytes.into()).expect("a page")
     }
 
+    /// More than one block of everything.
     fn specimen() -> Page {
-        page(&[(i64::MIN, 5, 1, 1), (3, OPEN, 200, 2), (4, 9, 0, 3)])
+        let mut asserted = vec![(i64::MIN, 5, 1, 1), (3, OPEN, 200, 2), (4, 9, 0, 3)];
+        asserted.extend((0..20).map(|row| (10 + i64::from(row), 40, 2 + row, 4)));
+        page(&asserted)
     }
 
     proptest! {
@@ -515,20 +351,25 @@ mod tests {
 
         #[test]
         fn inner_pages_round_trip(
-            mut told in prop::collection::vec((any::<i64>(), any::<i64>(), any::<u64>(), any::<i64>()), 0..20),
+            mut told in prop::collection::vec((any::<i64>(), any::<i64>(), any::<u64>(), any::<i64>()), 0..60),
         ) {
             told.sort_unstable();
             let entries: Vec<_> = told
                 .into_iter()
                 .map(|(from, since, made_by, until)| Entry { from, since, made_by, until })
-                .map(|entry| Entry { made_by: if entry.since == i64::MIN { 0 } else { entry.made_by }, ..entry })
+                .filter(|entry| entry.since < entry.until)
                 .collect();
             let span = Span { from: 3, to: 9 };
             let header = Header { level: 2, span, since: 5, made_by: 6, until: OPEN, applied_sequence: 8, erased_until: None };
             let bytes = encode_inner(b"key", &header, &entries);
-            prop_assert!(bytes.len() <= MAX_HEADER_BYTES + entry_bytes(&entries).iter().sum::<usize>());
+            prop_assert!(bytes.len() <= MAX_HEADER_BYTES + inner_bytes(&entries));
             let read = view(bytes);
             prop_assert_eq!(read.header, header);
+            for &Entry { from: point, since: basis, .. } in &entries {
+                let visible = |entry: &&Entry| entry.from <= point && entry.is_visible(basis);
+                let found = entries.iter().rfind(visible).map(|entry| entry.id(1));
+                prop_assert_eq!(read.child_at(point, basis).ok(), found);
+            }
             prop_assert_eq!(read.entries(), Ok(entries));
             prop_assert!(read.leaf().is_err());
         }
@@ -550,13 +391,13 @@ mod tests {
         assert!(PageView::read(b"kez", bytes.into()).is_err());
     }
 
-    /// Stored pages of format 2 must read for ever.
+    /// Stored pages of format 3 must read for ever.
     #[test]
-    fn the_specimens_of_format_2_still_read() {
+    fn the_specimens_of_format_3_still_read() {
         let leaf = encode_leaf(b"key", &specimen(), Some(OPEN));
         assert_eq!(
             leaf,
-            include_bytes!("../../tests/fixtures/store-leaf-2.bin")
+            include_bytes!("../../tests/fixtures/store-leaf-3.bin")
         );
         let header = Header {
             level: 1,
@@ -567,21 +408,20 @@ mod tests {
             applied_sequence: 300,
             erased_until: None,
         };
-        let entries = [
-            (-7, 9, 200, 12),
-            (-7, 12, 300, OPEN),
-            (40, i64::MIN, 0, OPEN),
-        ]
-        .map(|(from, since, made_by, until)| Entry {
-            from,
-            since,
-            made_by,
-            until,
-        });
+        let mut entries = vec![(-7, 9, 200, 12), (-7, 12, 300, OPEN)];
+        entries.extend((40..60).map(|from| (from, i64::MIN, 0, OPEN)));
+        let entries: Vec<_> = (entries.into_iter())
+            .map(|(from, since, made_by, until)| Entry {
+                from,
+                since,
+                made_by,
+                until,
+            })
+            .collect();
         let inner = encode_inner(b"key", &header, &entries);
         assert_eq!(
             inner,
-            include_bytes!("../../tests/fixtures/store-inner-2.bin")
+            include_bytes!("../../tests/fixtures/store-inner-3.bin")
         );
     }
 }

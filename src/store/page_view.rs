@@ -2,14 +2,14 @@
 
 use super::{
     codec::{self, Malformed, Reader},
-    page::{Page, Row, RowHash},
-    page_codec::{self, Differences, Entry, Header, PageId, SEAL_BYTES},
-    timeline::{self, OPEN, Rect},
+    page::{Page, Row},
+    page_codec::{self, Entry, Header, PageId, SEAL_BYTES},
+    page_list::List,
+    page_rows::{Rows, StoredRow},
+    page_search::{self, Visible},
+    timeline::{self, Rect},
 };
 use crate::kv::Slice;
-
-/// In a page, a row outside of it; a row inside has twice its length there.
-pub(super) const OUTSIDE: u64 = 1;
 
 /// A page as it is stored, its checksum checked and its header read. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -55,134 +55,80 @@ impl PageView {
 
     /// All of a leaf.
     pub(super) fn leaf(&self) -> codec::Result<Page> {
-        let mut reader = self.leaf_reader()?;
-        let row_count = reader.count()?;
-        let mut rows = Vec::with_capacity(row_count);
-        for _ in 0..row_count {
-            rows.push(self.shared(stored_row(&mut reader)?));
+        let (rows, rects) = self.lists()?;
+        let rects = rects.items()?;
+        if rects.iter().any(|rect| rect.state as usize > rows.len()) {
+            return Err(Malformed("a version names a row that is not there"));
         }
-        let rect_count = reader.count()?;
-        let mut rects = Vec::with_capacity(rect_count);
-        let mut before = Differences::default();
-        for _ in 0..rect_count {
-            let rect = before.rect(&mut reader)?;
-            if rect.state as usize > row_count {
-                return Err(Malformed("a version names a row that is not there"));
-            }
-            rects.push(rect);
-        }
-        finished(reader)?;
+        let rows: codec::Result<Vec<_>> = (0..rows.len())
+            .map(|index| Ok(self.shared(rows.get(index)?)))
+            .collect();
         Ok(Page {
             span: self.header.span,
             since: self.header.since,
             made_by: self.header.made_by,
             applied_sequence: self.header.applied_sequence,
             rects,
-            rows,
+            rows: rows?,
         })
     }
 
     /// What a reader of this leaf sees at (`point`, `basis`): the version, with the part of the page over which its owner
-    /// holds, and its row (`None`: ended). Nothing else is decoded, nothing allocated.
+    /// holds, and its row (`None`: ended). Nothing is allocated.
     pub(super) fn find(
         &self,
         point: i64,
         basis: i64,
     ) -> codec::Result<Option<(Rect, Option<Row>)>> {
-        let mut reader = self.leaf_reader()?;
-        let mut rows = reader;
-        for _ in 0..reader.count()? {
-            stored_row(&mut reader)?;
-        }
-        let Some(rect) = find_rect(&mut reader, point, basis)? else {
+        let (rows, rects) = self.lists()?;
+        let Some(rect) = page_search::run_at(&rects, point, basis)? else {
             return Ok(None);
         };
-        let Some(index) = rect.state.checked_sub(1) else {
-            return Ok(Some((rect, None)));
-        };
-        if u64::from(index) >= rows.u64()? {
-            return Err(Malformed("a version names a row that is not there"));
-        }
-        for _ in 0..index {
-            stored_row(&mut rows)?;
-        }
-        let row = self.shared(stored_row(&mut rows)?);
-        Ok(Some((rect, Some(row))))
+        let row = rows.of(&rect)?.map(|row| self.shared(row));
+        Ok(Some((rect, row)))
     }
 
-    /// A leaf's rows, where they lie: state `n + 1` is the `n`-th.
-    pub(super) fn rows(&self) -> codec::Result<Vec<StoredRow<'_>>> {
-        let mut reader = self.leaf_reader()?;
-        let count = reader.count()?;
-        let mut rows = Vec::with_capacity(count);
-        for _ in 0..count {
-            rows.push(stored_row(&mut reader)?);
-        }
-        Ok(rows)
+    /// A leaf's rows, where they lie.
+    pub(super) fn rows(&self) -> codec::Result<Rows<'_>> {
+        Ok(self.lists()?.0)
     }
 
     /// What a reader of this leaf at `basis` sees, in order of `from`, contiguous versions of one owner joined. Nothing is
     /// allocated.
     pub(super) fn runs(&self, basis: i64) -> codec::Result<Runs<'_>> {
-        let mut reader = self.leaf_reader()?;
-        for _ in 0..reader.count()? {
-            stored_row(&mut reader)?;
-        }
-        let left = reader.count()?;
+        let (_, rects) = self.lists()?;
         Ok(Runs {
-            reader,
-            left,
-            before: Differences::default(),
-            basis,
+            seen: Visible::new(rects, basis),
             held: None,
         })
     }
 
     /// An inner page's entries, in order of (`from`, `since`).
     pub(super) fn entries(&self) -> codec::Result<Vec<Entry>> {
-        let mut reader = self.inner_reader()?;
-        let count = reader.count()?;
-        let mut entries = Vec::with_capacity(count);
-        let mut before = Differences::default();
-        for _ in 0..count {
-            entries.push(before.entry(&mut reader)?);
-        }
-        finished(reader)?;
-        Ok(entries)
+        self.children()?.items()
     }
 
     /// The child that covers `point` for readers at `basis`.
     pub(super) fn child_at(&self, point: i64, basis: i64) -> codec::Result<PageId> {
-        let mut reader = self.inner_reader()?;
-        let mut before = Differences::default();
-        let mut found = None;
-        for _ in 0..reader.count()? {
-            let entry = before.entry(&mut reader)?;
-            if entry.from > point {
-                break;
-            }
-            if entry.is_visible(basis) {
-                found = Some(entry);
-            }
-        }
-        let entry = found.ok_or(Malformed("none of its children covers a point"))?;
+        let entry = page_search::entry_at(&self.children()?, point, basis)?;
+        let entry = entry.ok_or(Malformed("none of its children covers a point"))?;
         Ok(entry.id(self.header.level - 1))
     }
 
-    fn leaf_reader(&self) -> codec::Result<Reader<'_>> {
-        if self.header.level == 0 {
-            Ok(self.reader())
-        } else {
-            Err(Malformed("an inner page lies where a leaf belongs"))
+    /// The rows and the versions of a leaf.
+    fn lists(&self) -> codec::Result<(Rows<'_>, List<'_, Rect>)> {
+        if self.header.level > 0 {
+            return Err(Malformed("an inner page lies where a leaf belongs"));
         }
+        let mut reader = self.reader();
+        Ok((Rows::read(&mut reader)?, List::read(reader)?))
     }
 
-    fn inner_reader(&self) -> codec::Result<Reader<'_>> {
-        if self.header.level > 0 {
-            Ok(self.reader())
-        } else {
-            Err(Malformed("a leaf lies where an inner page belongs"))
+    fn children(&self) -> codec::Result<List<'_, Entry>> {
+        if self.header.level == 0 {
+            return Err(Malformed("a leaf lies where an inner page belongs"));
         }
+        List::read(self.reader())
     }
 
     /// A row of this page, for longer than the page is at hand.
@@ -197,65 +143,22 @@ impl PageView {
     }
 }
 
-fn finished(reader: Reader<'_>) -> codec::Result<()> {
-    if reader.is_empty() {
-        Ok(())
-    } else {
-        Err(Malformed("it goes on after its end"))
-    }
-}
-
-/// A row where it lies in a page.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum StoredRow<'a> {
-    Inside(&'a [u8]),
-    Outside(RowHash),
-}
-
-#[inline]
-fn stored_row<'a>(reader: &mut Reader<'a>) -> codec::Result<StoredRow<'a>> {
-    let length = reader.u64()?;
-    if length == OUTSIDE {
-        return Ok(StoredRow::Outside(reader.array()?));
-    }
-    if length % 2 == 1 {
-        return Err(Malformed("a row is neither inside nor outside"));
-    }
-    let length = usize::try_from(length / 2).map_err(|_| Malformed("a row is too long"))?;
-    Ok(StoredRow::Inside(reader.take(length)?))
-}
-
 /// See [`PageView::runs`].
 pub(super) struct Runs<'a> {
-    reader: Reader<'a>,
-    left: usize,
-    before: Differences,
-    basis: i64,
+    seen: Visible<'a>,
     held: Option<Rect>,
 }
 
 impl Runs<'_> {
-    fn next_visible(&mut self) -> codec::Result<Option<Rect>> {
-        while self.left > 0 {
-            self.left -= 1;
-            let rect = self.before.rect(&mut self.reader)?;
-            if rect.is_visible(self.basis) {
-                let system_to = OPEN;
-                return Ok(Some(Rect { system_to, ..rect }));
-            }
-        }
-        Ok(None)
-    }
-
     fn next_run(&mut self) -> codec::Result<Option<Rect>> {
         let first = match self.held.take() {
             Some(held) => Some(held),
-            None => self.next_visible()?,
+            None => self.seen.next()?,
         };
         let Some(mut run) = first else {
             return Ok(None);
         };
-        while let Some(next) = self.next_visible()? {
+        while let Some(next) = self.seen.next()? {
             if !timeline::continues(&run, &next) {
                 self.held = Some(next);
                 break;
@@ -272,31 +175,4 @@ impl Iterator for Runs<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         self.next_run().transpose()
     }
-}
-
-/// The owner's run over `point` that a reader at `basis` sees, from a reader that has come to the versions.
-fn find_rect(reader: &mut Reader<'_>, point: i64, basis: i64) -> codec::Result<Option<Rect>> {
-    let mut before = Differences::default();
-    let mut run: Option<Rect> = None;
-    for _ in 0..reader.count()? {
-        let rect = before.rect(reader)?;
-        if !rect.is_visible(basis) {
-            if rect.from > point && run.is_none_or(|run| run.to < rect.from) {
-                break;
-            }
-            continue;
-        }
-        match &mut run {
-            Some(run) if timeline::continues(run, &rect) => run.to = rect.to,
-            Some(run) if point < run.to => break,
-            _ if point < rect.from => return Ok(None),
-            _ => {
-                run = Some(Rect {
-                    system_to: OPEN,
-                    ..rect
-                })
-            }
-        }
-    }
-    Ok(run.filter(|run| run.span().contains(point)))
 }

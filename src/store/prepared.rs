@@ -19,6 +19,8 @@ pub(super) struct Prepared {
     pub(super) request: Option<RequestMark>,
     pub(super) import_time: Option<i64>,
     pub(super) ingest: Option<IngestMark>,
+    /// Whose it is, if not a client's.
+    pub(super) writer: Option<Arc<str>>,
 }
 
 /// A checked mutation. Only a range that starts at the commit's system time is still to be checked.

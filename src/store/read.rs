@@ -3,14 +3,14 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Result, Store,
-    codec::{self, Malformed},
+    Result, Store, codec,
     error::Error,
     history::known_versions,
     keys,
     model::{Answer, EntityType, Version},
     page::Row,
-    page_view::{PageView, StoredRow},
+    page_rows::StoredRow,
+    page_view::PageView,
     pages::{self, Head, PageStats, Pages, Source},
     path::{self, Path},
     row,
@@ -323,15 +323,15 @@ fn each_run(
     each: &mut impl FnMut(&Rect, Option<&[u8]>) -> Result<()>,
 ) -> codec::Result<Result<bool>> {
     let rows = leaf.rows()?;
-    if rows.iter().any(|row| matches!(row, StoredRow::Outside(_))) {
+    if !rows.are_inside() {
         return Ok(Ok(false));
     }
     for run in leaf.runs(basis)? {
         let Some(run) = run?.clipped(span) else {
             continue;
         };
-        let row = match stored_row(&rows, &run)? {
-            Some(StoredRow::Inside(bytes)) => Some(*bytes),
+        let row = match rows.of(&run)? {
+            Some(StoredRow::Inside(bytes)) => Some(bytes),
             Some(StoredRow::Outside(_)) | None => None,
         };
         if let Err(error) = each(&run, row) {
@@ -339,19 +339,6 @@ fn each_run(
         }
     }
     Ok(Ok(true))
-}
-
-/// The row of a run; `None`: ended.
-fn stored_row<'a, 'b>(
-    rows: &'b [StoredRow<'a>],
-    run: &Rect,
-) -> codec::Result<Option<&'b StoredRow<'a>>> {
-    let Some(index) = run.state.checked_sub(1) else {
-        return Ok(None);
-    };
-    rows.get(index as usize)
-        .map(Some)
-        .ok_or(Malformed("a version names a row that is not there"))
 }
 
 /// Adds what is seen in a leaf's part to the runs before it.
@@ -366,7 +353,7 @@ fn add_runs(
         let Some(run) = run?.clipped(part) else {
             continue;
         };
-        let row = stored_row(&rows, &run)?.map(|row| leaf.shared(*row));
+        let row = rows.of(&run)?.map(|row| leaf.shared(row));
         match runs.last_mut() {
             Some((before, its))
                 if before.to == run.from

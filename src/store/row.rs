@@ -51,6 +51,23 @@ pub(super) fn encode(
     RowPatch::encode(entity_type, attributes, purpose).map(|patch| patch.bytes)
 }
 
+/// The canonical bytes of a row of all values, in the order of the type's attributes. Values of deprecated attributes are
+/// taken: whoever has all attributes at once is pinned to a revision.
+pub(super) fn encode_all(
+    entity_type: &EntityType,
+    values: &[Option<Value>],
+) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::new();
+    for (index, (attribute, value)) in entity_type.attributes().iter().zip(values).enumerate() {
+        if let Some(value) = value {
+            encode_value(index, attribute, value, &mut bytes)
+                .map_err(|problem| (Some(attribute.name.clone()), problem))?;
+        }
+    }
+    check_size(&bytes).map_err(|problem| (None, problem))?;
+    Ok(bytes)
+}
+
 /// Values to be merged into rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RowPatch {

@@ -33,6 +33,7 @@ use super::{
     inner::{Child, Inner},
     page::{Page, Row},
     page_codec::{self, Header, MAX_HEADER_BYTES, PageId},
+    page_list,
     page_view::PageView,
     timeline::{self, OPEN, Span},
 };
@@ -50,8 +51,6 @@ const LEAF_FILL_BYTES: usize = PAGE_BYTES * 60 / 100;
 pub(super) const INNER_FILL_BYTES: usize = PAGE_BYTES * 75 / 100;
 /// What a live child takes in a page, about.
 const LIVE_ENTRY_BYTES: usize = 12;
-/// No version or entry takes more, its row left out.
-pub(super) const MAX_RECT_BYTES: usize = 1 + 5 * 10;
 
 /// A result of the store's inside.
 pub(super) type Result<T> = std::result::Result<T, Error>;
@@ -416,7 +415,7 @@ fn is_leaf_too_long(page: &mut Page) -> bool {
     let room = PAGE_BYTES - MAX_HEADER_BYTES;
     let at_most = |page: &Page| {
         let rows: usize = page.rows.iter().map(Row::weight_bytes).sum();
-        rows + page.rects.len() * MAX_RECT_BYTES
+        rows + page_list::most_bytes(page.rects.len())
     };
     if at_most(page) <= room || page_codec::leaf_bytes(page) <= room {
         return false;
@@ -427,7 +426,7 @@ fn is_leaf_too_long(page: &mut Page) -> bool {
 }
 
 fn cut_leaf(page: &Page) -> Vec<Page> {
-    let items: Vec<_> = page_codec::rect_bytes(&page.rects)
+    let items: Vec<_> = page_list::item_bytes(&page.rects)
         .into_iter()
         .zip(&page.rects)
         .map(|(bytes, rect)| Item {

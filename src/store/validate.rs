@@ -78,6 +78,7 @@ pub(super) fn prepare(
         request,
         import_time,
         ingest: batch.ingest,
+        writer: None,
     })
 }
 

@@ -22,7 +22,7 @@ const KILLS: usize = 4;
 const LONGEST_LIFE_MS: u64 = 700;
 
 /// `hindcast serve`, killed when it is dropped.
-struct Process(Child);
+pub(crate) struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -32,7 +32,7 @@ impl Drop for Process {
     }
 }
 
-async fn serve(folder: &Path) -> (Process, Clients) {
+pub(crate) async fn serve(folder: &Path) -> (Process, Clients) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_hindcast"))
         .args(["serve", "--listen", "127.0.0.1:0", "--store-cache", "16MiB"])
         .arg("--data-dir")

@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::{
     backfill_stale_support::{
-        ALL, HISTORY, LOOKUP, STATE, end, in_short, learned_at, patch, put, reason_of, rig,
+        ALL, EVENTS, HISTORY, LOOKUP, STATE, end, in_short, learned_at, patch, put, reason_of, rig,
     },
     backfill_support::{at, csv_source, daily, days, seconds, source_input, then},
 };
@@ -544,4 +544,62 @@ async fn what_ran_before_reads_were_recorded_is_taken_for_a_reader_of_all() {
             "06 new?@2013-01-04T00:00:00Z"
         ]
     );
+}
+
+#[tokio::test]
+async fn an_entity_type_as_output_is_stale_when_its_prior_came_out_otherwise() {
+    let mut rig = rig().await;
+    let entity_type = pb::EntityType {
+        name: "level".to_owned(),
+        attributes: vec![pb::Attribute {
+            name: "v".to_owned(),
+            kind: pb::AttributeKind::Int64.into(),
+            ..pb::Attribute::default()
+        }],
+        ..pb::EntityType::default()
+    };
+    let request = pb::CreateEntityTypeRequest {
+        entity_type: Some(entity_type),
+    };
+    let created = rig.clients.entities.create_entity_type(request).await;
+    created.expect("created");
+    let running = "
+        WITH today AS (SELECT id, sum(v) AS v FROM events GROUP BY id)
+        SELECT coalesce(prior.id, today.id) AS id, coalesce(prior.v, 0) + coalesce(today.v, 0) AS v
+        FROM prior FULL OUTER JOIN today ON prior.id = today.id";
+    let transform = pb::Transform {
+        sources: vec![source_input("events")],
+        prior: Some(pb::PriorInput { partitions: 1 }),
+        output_table: String::new(),
+        output_entity: Some(pb::EntityOutput {
+            entity_type: "level".to_owned(),
+            key: vec!["id".to_owned()],
+        }),
+        ..daily("levels", running)
+    };
+    rig.clients.register(transform).await.expect("registered");
+    rig.clients.run_well(days("levels", ALL.0, ALL.1)).await;
+    assert!(rig.reasons("levels").await.is_empty());
+    rig.write("events.csv", &EVENTS.replace("a,3", "a,30"));
+    rig.clients
+        .run_well(days("levels", "2013-01-03", "2013-01-04"))
+        .await;
+    let file = "events.csv changed*1";
+    let prior = "a.v@2013-01-03T23:59:59.999999Z";
+    assert_eq!(
+        rig.reasons("levels").await,
+        [
+            format!("01 {file}"),
+            format!("02 {file}"),
+            format!("04 {prior} {file}"),
+            format!("05 {file}"),
+            format!("06 {file}"),
+        ]
+    );
+    let spec = pb::BackfillSpec {
+        reprocess_behavior: ReprocessBehavior::Stale.into(),
+        ..days("levels", ALL.0, ALL.1)
+    };
+    rig.clients.run_well(spec).await;
+    assert!(rig.reasons("levels").await.is_empty());
 }

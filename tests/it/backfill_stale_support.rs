@@ -10,7 +10,7 @@ use tonic_types::StatusExt;
 use crate::backfill_support::{Rig, at, daily, entity_input, float, micros, source_input};
 
 /// Six days at noon; sensor a on odd days, b on even ones.
-const EVENTS: &str = "\
+pub(crate) const EVENTS: &str = "\
 ts,id,v
 2013-01-01T12:00:00,a,1
 2013-01-02T12:00:00,b,2

@@ -126,8 +126,8 @@ impl Actor {
             return;
         };
         live.attempts.values().for_each(CancellationToken::cancel);
-        let table = live.watched.record.plan.output_table.clone();
-        for item in self.publisher.withdraw(&table, name) {
+        let output = &live.watched.record.plan.output;
+        for item in self.publisher.withdraw(output, name) {
             let (index, attempt) = (item.index, item.attempt);
             self.tasks.spawn(Publisher::discard(item.staged));
             self.command(name, Command::Stopped { index, attempt }, turn);

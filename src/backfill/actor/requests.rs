@@ -30,7 +30,7 @@ impl Actor {
             parent,
             create_time_micros: self.shared.clock.now_micros(),
         };
-        self.publisher.ensure_table(&inputs.transform).await?;
+        self.publisher.ensure_output(&inputs.transform).await?;
         let mut state = State::new(&record);
         let created = Event {
             sequence: 1,
@@ -80,7 +80,7 @@ impl Actor {
             None => Ok(()),
             Some(record) => Err(Error::Overlap {
                 other: record.name.clone(),
-                table: plan.output_table.clone(),
+                output: plan.output.clone(),
             }),
         }
     }
@@ -167,7 +167,7 @@ impl Actor {
         }
         self.check_overlap(&record.plan)?;
         let inputs = Arc::new(self.shared.planner.inputs(&record.plan)?);
-        self.publisher.ensure_table(&inputs.transform).await?;
+        self.publisher.ensure_output(&inputs.transform).await?;
         if let Some(tidying) = self.tidying.remove(&name) {
             // Files that a new attempt stages must not be taken for leftovers. A panic in it is no reason to refuse.
             let _ = tidying.await;

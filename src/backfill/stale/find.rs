@@ -18,7 +18,7 @@ use crate::{
         inputs::{Inputs, InputsStore},
         model::{Knowledge, PartitionState, PlannedPartition, Record},
     },
-    catalog::{Catalog, Transform},
+    catalog::{Catalog, Output, Transform},
     engine::{Reads, SourceFile, prior_range, source},
     lake::Lake,
     store::Store,
@@ -136,7 +136,7 @@ impl Finder {
     /// # Errors
     /// A source that cannot be listed; damage; storage faults.
     pub(in crate::backfill) fn find(&self, scope: &Scope) -> Result<Findings> {
-        let all = self.published(&scope.transform.spec.output_table);
+        let all = self.published(&scope.transform.spec.output);
         let is_asked = |published: &&Published| {
             let partition = published.partition();
             scope.after.is_none_or(|after| partition.start > after)
@@ -178,10 +178,13 @@ impl Finder {
             }
             reasons.extend(entity);
             reasons.extend(files.reasons(&published, &inputs.reads)?);
-            if ran.spec.prior.is_some() && (inputs.reads.prior.is_some() || !inputs.recorded) {
+            if let Some(table) = ran.spec.output.table()
+                && ran.spec.prior.is_some()
+                && (inputs.reads.prior.is_some() || !inputs.recorded)
+            {
                 let priors = match &mut priors {
                     Some(priors) => priors,
-                    None => priors.insert(self.prior_files(&ran)?),
+                    None => priors.insert(self.prior_files(table)?),
                 };
                 let reach = prior_range(&ran.spec, published.partition().start);
                 let read = inputs.reads.prior.as_ref();
@@ -196,12 +199,12 @@ impl Finder {
         Ok(findings)
     }
 
-    /// The latest publication of each partition of a table.
-    fn published(&self, table: &str) -> BTreeMap<ValidTime, Published> {
+    /// The latest publication of each partition of an output.
+    fn published(&self, output: &Output) -> BTreeMap<ValidTime, Published> {
         let mut all: BTreeMap<ValidTime, Published> = BTreeMap::new();
         for watched in self.backfills.read().values() {
             let record = &watched.record;
-            if record.plan.output_table != table {
+            if !record.plan.output.is_same_place(output) {
                 continue;
             }
             let state = watched.visible.read();
@@ -263,8 +266,7 @@ impl Finder {
         Ok(false)
     }
 
-    fn prior_files(&self, transform: &Transform) -> Result<PriorFiles> {
-        let table = &transform.spec.output_table;
+    fn prior_files(&self, table: &str) -> Result<PriorFiles> {
         let everything = Interval::starting_at(ValidTime::MIN);
         Ok(PriorFiles::new(self.lake.files(table, None, everything)?))
     }

@@ -202,10 +202,23 @@ pub(super) async fn partitions(
             output::count(partition.rows_read),
             output::count(partition.rows_written),
             times::show_or_dash(partition.basis.as_ref()),
-            &partition.message,
+            message_or_changes(&partition.message, partition.entity_changes.as_ref()),
         ]);
     }
     columns.print("no such partitions")
+}
+
+/// What there is to say of a partition or attempt: why it failed, or what it changed of its entity type.
+fn message_or_changes(message: &str, changes: Option<&pb::EntityChanges>) -> String {
+    match changes {
+        Some(changes) if message.is_empty() => format!(
+            "entities: {} written, {} ended, {} unchanged",
+            output::count(changes.written),
+            output::count(changes.ended),
+            output::count(changes.unchanged)
+        ),
+        Some(_) | None => message.to_owned(),
+    }
 }
 
 fn show_attempts(partitions: &[pb::Partition]) -> Result<(), Error> {
@@ -240,7 +253,7 @@ fn show_attempts(partitions: &[pb::Partition]) -> Result<(), Error> {
                 output::count(attempt.rows_read),
                 output::count(attempt.rows_written),
                 times::show_size(attempt.bytes_written),
-                &attempt.message,
+                message_or_changes(&attempt.message, attempt.entity_changes.as_ref()),
             ]);
         }
     }

@@ -25,7 +25,10 @@ pub(super) fn show_plan(plan: &pb::Plan, all: bool) -> Result<(), Error> {
             "transform",
             format!("{} revision {}", plan.transform, plan.revision),
         ),
-        ("output", format!("table {}", plan.output_table)),
+        (
+            "output",
+            output_words(&plan.output_table, &plan.output_entity_type),
+        ),
         ("knowledge", knowledge_words(plan.knowledge()).to_owned()),
         (
             "partitions",
@@ -96,6 +99,15 @@ pub(super) fn show_plan(plan: &pb::Plan, all: bool) -> Result<(), Error> {
         }
     }
     columns.print("no partitions")
+}
+
+/// `table totals`, `entity type totals`.
+pub(super) fn output_words(table: &str, entity_type: &str) -> String {
+    if entity_type.is_empty() {
+        format!("table {table}")
+    } else {
+        format!("entity type {entity_type}")
+    }
 }
 
 /// Warnings go to standard error: they are no part of the answer.
@@ -218,7 +230,10 @@ pub(super) fn show(backfill: &pb::Backfill) -> Result<(), Error> {
             "transform",
             format!("{} revision {}", spec.transform, spec.revision),
         ),
-        ("output", format!("table {}", backfill.output_table)),
+        (
+            "output",
+            output_words(&backfill.output_table, &backfill.output_entity_type),
+        ),
         (
             "range",
             format!("{} to {}", local(spec.from), local(spec.to)),

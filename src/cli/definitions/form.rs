@@ -87,7 +87,9 @@ pub(super) struct RawTransform {
     pub(super) prior: Option<RawPrior>,
     #[serde(default)]
     pub(super) output_columns: Vec<String>,
+    #[serde(default)]
     pub(super) output_table: String,
+    pub(super) output_entity: Option<RawEntityOutput>,
     pub(super) grain: String,
     #[serde(default)]
     pub(super) time_zone: String,
@@ -109,6 +111,13 @@ pub(super) struct RawEntityInput {
     pub(super) entity_type: String,
     #[serde(default)]
     pub(super) at_partition_start: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEntityOutput {
+    pub(super) entity_type: String,
+    pub(super) key: Vec<String>,
 }
 
 #[derive(Deserialize)]

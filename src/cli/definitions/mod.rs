@@ -205,6 +205,10 @@ fn transform(raw: RawTransform, sql: String) -> Result<pb::Transform, String> {
             partitions: prior.partitions,
         }),
         output_table: raw.output_table,
+        output_entity: raw.output_entity.map(|output| pb::EntityOutput {
+            entity_type: output.entity_type,
+            key: output.key,
+        }),
         grain: parse_grain(&raw.grain)?.into(),
         time_zone: raw.time_zone,
         retry: raw.retry.map(retry).transpose()?,
@@ -336,6 +340,20 @@ retry = { max_attempts = 5, initial_backoff = "1s", max_backoff = "60s" }
             Some(5)
         );
         assert_eq!(transform.output_columns, ["tailnum string"]);
+    }
+
+    #[test]
+    fn an_entity_type_is_an_output_too() {
+        let text = WHOLE.replace(
+            "output_table = \"daily_punctuality\"",
+            "output_entity = { entity_type = \"punctuality\", key = [\"carrier\", \"origin\"] }",
+        );
+        let definitions = parse_text(&text).expect("valid");
+        let transform = &definitions.transforms[0];
+        assert_eq!(transform.output_table, "");
+        let output = transform.output_entity.as_ref().expect("an output");
+        assert_eq!(output.entity_type, "punctuality");
+        assert_eq!(output.key, ["carrier", "origin"]);
     }
 
     #[test]

@@ -13,12 +13,12 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-pub(super) use plan::of_plan;
+pub(super) use plan::{PlanReads, of_plan};
 
 use super::PinnedEntity;
 use crate::{
     catalog::Transform,
-    time::{Interval, Partition, ValidTime},
+    time::{Interval, Partition, SysTime, ValidTime},
 };
 
 /// What a query read.
@@ -48,6 +48,10 @@ pub struct EntityRead {
     /// The CRC-32 of the ids that were asked for, ascending. `None`: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ids: Option<Vec<u32>>,
+    /// The basis that it was read at, where that is not the partition's: then it was the latest, and would be again. So it is
+    /// with `prior` of an entity type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basis: Option<SysTime>,
 }
 
 /// What of valid time was seen of an entity type.
@@ -149,6 +153,7 @@ impl Reads {
                 valid_from: true,
                 valid_to: true,
                 ids: None,
+                basis: None,
             })
         });
         let sources = transform.spec.sources.iter();
@@ -169,6 +174,7 @@ pub(super) struct Witness {
     /// By entity input.
     asked: Vec<Mutex<Asked>>,
     prior: OnceLock<FileSet>,
+    prior_entities: OnceLock<(ValidTime, SysTime)>,
 }
 
 /// What a function was asked for.
@@ -191,6 +197,7 @@ impl Witness {
         Self {
             asked: entities.iter().map(|_| none()).collect(),
             prior: OnceLock::new(),
+            prior_entities: OnceLock::new(),
         }
     }
 
@@ -241,6 +248,12 @@ impl Witness {
     fn ids(&self, entity: usize) -> Option<Vec<u32>> {
         let asked = self.asked.get(entity)?.lock();
         Some(asked.ids.as_ref()?.iter().copied().collect())
+    }
+
+    /// `prior` showed the output's entities at this instant and basis.
+    pub(super) fn saw_prior_entities(&self, instant: ValidTime, basis: SysTime) {
+        // A session has one such table.
+        let _ = self.prior_entities.set((instant, basis));
     }
 
     /// `prior` was made of these files.

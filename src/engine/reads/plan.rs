@@ -13,7 +13,7 @@ use datafusion::{
         Result,
         tree_node::{TreeNode, TreeNodeRecursion},
     },
-    logical_expr::{Distinct, Expr, LogicalPlan, TableScan},
+    logical_expr::{Distinct, Expr, LogicalPlan, TableScan, UNNAMED_TABLE},
 };
 
 use super::{EVERY_ATTRIBUTE, EntityRead, Reads, Sight, Witness};
@@ -71,6 +71,8 @@ pub(in crate::engine) struct PlanReads {
     /// Other tables: sources, and functions that give rows.
     scanned: BTreeSet<String>,
     prior: bool,
+    /// The columns of an entity type as `prior`, which is a view of a table without a name.
+    prior_entities: Option<Used>,
 }
 
 /// What a query names of `inputs`: as it was written, and optimised. `witness` tells whether functions were called already
@@ -108,6 +110,7 @@ fn walk(plan: &LogicalPlan, inputs: &PinnedInputs) -> Result<PlanReads> {
         entities: entities.collect(),
         scanned: BTreeSet::new(),
         prior: false,
+        prior_entities: None,
     };
     for field in plan.schema().fields() {
         reads.uses_all(field.data_type());
@@ -139,6 +142,7 @@ impl PlanReads {
                     valid_from: used.valid_from,
                     valid_to: used.valid_to,
                     ids,
+                    basis: None,
                 });
             };
             if let Some(used) = entity.table {
@@ -150,6 +154,20 @@ impl PlanReads {
             if let Some(range) = witness.range(index) {
                 add(Sight::States(range), entity.lookups, witness.ids(index));
             }
+        }
+        let prior_entities = self.prior_entities.zip(witness.prior_entities.get());
+        if let Some(((used, (instant, basis)), entity_type)) =
+            prior_entities.zip(inputs.output_type.as_ref())
+        {
+            entities.push(EntityRead {
+                entity_type: entity_type.name().to_owned(),
+                sight: Sight::State(*instant),
+                attributes: used.attributes.into_iter().collect(),
+                valid_from: used.valid_from,
+                valid_to: used.valid_to,
+                ids: None,
+                basis: Some(*basis),
+            });
         }
         let is_source = |name: &String| {
             inputs
@@ -200,7 +218,9 @@ impl PlanReads {
                 return used(&mut entity.versions);
             }
         }
-        if name == PRIOR {
+        if name == UNNAMED_TABLE {
+            used(&mut self.prior_entities);
+        } else if name == PRIOR {
             self.prior = true;
         } else {
             self.scanned.insert(name.to_owned());

@@ -15,11 +15,12 @@ pub(in crate::grpc) use state::{partition_states_from_wire, states_from_wire};
 use super::{catalog::grain_to_wire, duration, invalid::Invalid, time};
 use crate::{
     backfill::{
-        BackfillSpec, DependencyShape, Estimate, Knowledge, Parent, Plan, Planned,
+        BackfillSpec, DependencyShape, EntityChanges, Estimate, Knowledge, Parent, Plan, Planned,
         PlannedPartition, Record, Reprocess, Restatement, State,
     },
     error::Violation,
     pb,
+    store::Replaced,
     time::{SysTime, ValidTime},
 };
 
@@ -240,7 +241,8 @@ pub(in crate::grpc) fn backfill_to_wire(record: &Record, state: &State) -> pb::B
         name: record.name.clone(),
         state: state_to_wire(state.state).into(),
         spec: Some(spec_to_wire(record, state)),
-        output_table: record.plan.output_table.clone(),
+        output_table: output_table(&record.plan),
+        output_entity_type: output_entity_type(&record.plan),
         time_zone: record.plan.zone.name().to_owned(),
         grain: grain_to_wire(record.plan.grain).into(),
         dependency_shape: shape_to_wire(record.plan.shape).into(),
@@ -253,6 +255,30 @@ pub(in crate::grpc) fn backfill_to_wire(record: &Record, state: &State) -> pb::B
         last_sequence: state.last_sequence,
         parent: parent(record, |parent| &parent.name),
         root: parent(record, |parent| &parent.root),
+    }
+}
+
+fn output_table(plan: &Plan) -> String {
+    plan.output.table().unwrap_or_default().to_owned()
+}
+
+fn output_entity_type(plan: &Plan) -> String {
+    let output = plan.output.entities();
+    output.map_or_else(String::new, |output| output.entity_type.clone())
+}
+
+fn entities_to_wire(changes: EntityChanges) -> pb::EntityChanges {
+    let EntityChanges { replaced, basis } = changes;
+    let Replaced {
+        written,
+        ended,
+        unchanged,
+    } = replaced;
+    pb::EntityChanges {
+        written,
+        ended,
+        unchanged,
+        basis: Some(time::to_wire(basis)),
     }
 }
 
@@ -269,7 +295,8 @@ pub(in crate::grpc) fn plan_to_wire(planned: &Planned, plan_hash: String) -> pb:
     pb::Plan {
         transform: plan.transform.clone(),
         revision: plan.revision,
-        output_table: plan.output_table.clone(),
+        output_table: output_table(plan),
+        output_entity_type: output_entity_type(plan),
         knowledge: knowledge_to_wire(plan.knowledge).into(),
         dependency_shape: shape_to_wire(plan.shape).into(),
         max_active_partitions: plan.max_active_partitions,

@@ -12,8 +12,8 @@ use chrono_tz::Tz;
 use super::{duration, invalid::Invalid, time};
 use crate::{
     catalog::{
-        ColumnDef, CsvOptions, EntityInput, Hive, PriorInput, RetryPolicy, Source, SourceFormat,
-        SourceInput, Transform, TransformSpec, check_name,
+        ColumnDef, CsvOptions, EntityInput, EntityOutput, Hive, Output, PriorInput, RetryPolicy,
+        Source, SourceFormat, SourceInput, Transform, TransformSpec, check_name,
     },
     engine::source::usual_format,
     error::Violation,
@@ -193,6 +193,7 @@ pub(in crate::grpc) fn transform(
         retry,
         description,
         output_columns,
+        output_entity,
         revision: _,
         create_time: _,
         columns: _,
@@ -240,13 +241,26 @@ pub(in crate::grpc) fn transform(
         prior: prior.map(|pb::PriorInput { partitions }| PriorInput {
             partitions: (partitions > 0).then_some(partitions),
         }),
-        output_table,
+        output: output(output_table, output_entity)?,
         grain: grain_from_wire("transform.grain", grain)?,
         zone: zone("transform.time_zone", &time_zone)?,
         retry: retry_policy(retry.unwrap_or_default())?,
         description,
         output_columns,
     })
+}
+
+fn output(table: String, entities: Option<pb::EntityOutput>) -> Result<Output, Violation> {
+    match entities {
+        None => Ok(Output::Table(table)),
+        Some(pb::EntityOutput { entity_type, key }) if table.is_empty() => {
+            Ok(Output::Entities(EntityOutput { entity_type, key }))
+        }
+        Some(_) => Err(Violation::new(
+            "transform.output_entity",
+            "there is an output_table too: a transform writes one of both",
+        )),
+    }
 }
 
 fn source_input(index: usize, wire: pb::SourceInput) -> Result<SourceInput, Violation> {
@@ -310,6 +324,7 @@ pub(in crate::grpc) fn unregistered(
         revision: 0,
         columns,
         entity_revisions: Vec::new(),
+        output_revision: None,
         create_time_micros: now_micros,
     };
     (Arc::new(transform), false)
@@ -373,6 +388,7 @@ pub(in crate::grpc) fn transform_to_wire(transform: &Transform) -> pb::Transform
         revision,
         columns,
         entity_revisions: _,
+        output_revision: _,
         create_time_micros,
     } = transform;
     let TransformSpec {
@@ -381,7 +397,7 @@ pub(in crate::grpc) fn transform_to_wire(transform: &Transform) -> pb::Transform
         sources,
         entities,
         prior,
-        output_table,
+        output,
         grain,
         zone,
         retry,
@@ -408,7 +424,11 @@ pub(in crate::grpc) fn transform_to_wire(transform: &Transform) -> pb::Transform
         prior: prior.map(|prior| pb::PriorInput {
             partitions: prior.partitions.unwrap_or(0),
         }),
-        output_table: output_table.clone(),
+        output_table: output.table().unwrap_or_default().to_owned(),
+        output_entity: output.entities().map(|output| pb::EntityOutput {
+            entity_type: output.entity_type.clone(),
+            key: output.key.clone(),
+        }),
         grain: grain_to_wire(*grain).into(),
         time_zone: zone.name().to_owned(),
         retry: Some(pb::RetryPolicy {

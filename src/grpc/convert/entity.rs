@@ -30,6 +30,7 @@ pub(in crate::grpc) fn entity_type_spec(
         description,
         create_time: _,
         first_known_time: _,
+        written_by: _,
         state,
         revision: _,
         revision_time: _,
@@ -127,6 +128,7 @@ fn digits(field: &str, count: u32) -> Result<u8, Violation> {
 pub(in crate::grpc) fn entity_type(
     entity_type: &EntityType,
     first_known: Option<SysTime>,
+    written_by: Option<String>,
 ) -> pb::EntityType {
     pb::EntityType {
         name: entity_type.name().to_owned(),
@@ -149,6 +151,7 @@ pub(in crate::grpc) fn entity_type(
         .into(),
         revision: entity_type.revision(),
         revision_time: Some(time::to_wire(entity_type.revision_time())),
+        written_by: written_by.unwrap_or_default(),
     }
 }
 

@@ -172,6 +172,10 @@ fn start(first: Option<pb::IngestRequest>) -> Result<String, Error> {
         return Err(request("start", "the first message must be start"));
     };
     match stream.len() {
+        1..=MAX_STREAM_NAME_BYTES if stream.starts_with('\0') => Err(request(
+            "start.stream",
+            "names that begin with a zero byte are the server's own",
+        )),
         1..=MAX_STREAM_NAME_BYTES => Ok(stream),
         size_bytes => Err(request(
             "start.stream",

@@ -88,7 +88,9 @@ impl EntityStore {
     }
 
     fn wire_type(&self, entity_type: &EntityType) -> pb::EntityType {
-        entity::entity_type(entity_type, self.store.first_known(entity_type))
+        let first_known = self.store.first_known(entity_type);
+        let written_by = self.store.writer_of(entity_type.name());
+        entity::entity_type(entity_type, first_known, written_by)
     }
 }
 

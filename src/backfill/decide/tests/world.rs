@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::super::*;
 use crate::{
     backfill::model::{BackfillSpec, Knowledge, Plan, PlannedPartition, Reprocess},
-    catalog::RetryPolicy,
+    catalog::{Output, RetryPolicy},
     time::{Grain, PartitionCalendar, SysTime, ValidTime},
 };
 
@@ -65,7 +65,7 @@ pub(super) fn record_with(
         plan: Plan {
             transform: "t".to_owned(),
             revision: 1,
-            output_table: "t".to_owned(),
+            output: Output::Table("t".to_owned()),
             grain: Grain::Daily,
             zone: UTC,
             knowledge: Knowledge::AsKnownNow,
@@ -550,7 +550,7 @@ pub(super) fn published(index: u32, attempt: u32) -> PublishedAttempt {
         rows_written: 1,
         bytes_written: 0,
         staged_at_micros: None,
-        snapshot_id: 7,
+        receipt: Receipt::Snapshot(7),
     }
 }
 

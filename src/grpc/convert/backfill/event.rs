@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{counts_to_wire, duration, micros, partition_state_to_wire, state_to_wire, time};
+use super::{
+    counts_to_wire, duration, entities_to_wire, micros, partition_state_to_wire, state_to_wire,
+    time,
+};
 use crate::{
     backfill::{Change, Event, Progress, Record, WatchAllItem, WatchItem},
     pb,
@@ -105,6 +108,7 @@ fn event_to_wire(record: &Record, event: Event) -> pb::Event {
                 snapshot_id: change.snapshot_id.unwrap_or(0),
                 bytes_written: change.bytes_written,
                 staged_time: change.staged_at_micros.map(micros),
+                entity_changes: change.entities.map(entities_to_wire),
             })
         }
     };

@@ -1,6 +1,6 @@
 //! Partitions and their attempts.
 
-use super::{micros, partition_state_to_wire, time};
+use super::{entities_to_wire, micros, partition_state_to_wire, time};
 use crate::{
     backfill::{Attempt, PartitionState, Record, State},
     pb,
@@ -58,6 +58,7 @@ pub(in crate::grpc) fn partitions_to_wire(
             snapshot_id: run.snapshot_id.unwrap_or(0),
             bytes_written: run.bytes_written,
             attempts: Vec::new(),
+            entity_changes: run.entities.map(entities_to_wire),
         });
     }
     page
@@ -78,6 +79,7 @@ fn attempt_to_wire(attempt: Attempt) -> pb::Attempt {
         rows_read,
         rows_written,
         bytes_written,
+        entities,
         message,
         retry_at_micros,
     } = attempt;
@@ -92,5 +94,6 @@ fn attempt_to_wire(attempt: Attempt) -> pb::Attempt {
         bytes_written,
         message: message.unwrap_or_default(),
         retry_time: retry_at_micros.map(micros),
+        entity_changes: entities.map(entities_to_wire),
     }
 }
