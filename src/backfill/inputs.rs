@@ -104,7 +104,7 @@ fn unreadable(backfill: &str, cause: String) -> Error {
 mod tests {
     use super::*;
     use crate::{
-        engine::{EntityRead, FileSet, PriorEntities, Sight, TableRead},
+        engine::{EntityRead, FileSet, Sight, TableRead},
         time::{Interval, ValidTime},
     };
 
@@ -116,6 +116,7 @@ mod tests {
             valid_from: true,
             valid_to: false,
             ids: matches!(sight, Sight::States(_)).then(|| vec![1, u32::MAX]),
+            basis: None,
         };
         let window = Interval::new(ValidTime::from_micros(5), ValidTime::from_micros(9));
         Inputs {
@@ -125,15 +126,15 @@ mod tests {
                     read(Sight::State(ValidTime::from_micros(8))),
                     read(Sight::States(window)),
                     read(Sight::Versions(window)),
+                    EntityRead {
+                        basis: Some(SysTime::from_micros(6)),
+                        ..read(Sight::State(ValidTime::from_micros(4)))
+                    },
                 ],
                 sources: vec!["flights".to_owned()],
                 prior: Some(FileSet {
                     file_count: 3,
                     digest: "00ff".to_owned(),
-                }),
-                prior_entities: Some(PriorEntities {
-                    basis: SysTime::from_micros(6),
-                    read: read(Sight::State(ValidTime::from_micros(4))),
                 }),
                 tables: vec![TableRead {
                     table: "hours".to_owned(),
@@ -152,10 +153,9 @@ mod tests {
         r#"{"started_at":7,"reads":{"entities":["#,
         r#"{"entity_type":"station","sight":{"State":8},"attributes":["temp"],"valid_from":true,"valid_to":false},"#,
         r#"{"entity_type":"station","sight":{"States":{"from":5,"to":9}},"attributes":["temp"],"valid_from":true,"valid_to":false,"ids":[1,4294967295]},"#,
-        r#"{"entity_type":"station","sight":{"Versions":{"from":5,"to":9}},"attributes":["temp"],"valid_from":true,"valid_to":false}"#,
+        r#"{"entity_type":"station","sight":{"Versions":{"from":5,"to":9}},"attributes":["temp"],"valid_from":true,"valid_to":false},"#,
+        r#"{"entity_type":"station","sight":{"State":4},"attributes":["temp"],"valid_from":true,"valid_to":false,"basis":6}"#,
         r#"],"sources":["flights"],"prior":{"file_count":3,"digest":"00ff"},"#,
-        r#""prior_entities":{"basis":6,"read":"#,
-        r#"{"entity_type":"station","sight":{"State":4},"attributes":["temp"],"valid_from":true,"valid_to":false}},"#,
         r#""tables":[{"table":"hours","files":{"file_count":1,"digest":"aa"}}]}}"#,
     );
 

@@ -351,9 +351,9 @@ impl Transform {
             && a.entities == b.entities
             && a.tables == b.tables
             && a.prior == b.prior
+            && a.output == b.output
             && a.grain == b.grain
             && a.zone == b.zone
-            && a.output == b.output
             && self.columns == other.columns
             && self.entity_revisions == other.entity_revisions
             && self.table_revisions == other.table_revisions

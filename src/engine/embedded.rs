@@ -7,7 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use datafusion::{
-    execution::SendableRecordBatchStream,
+    execution::{SendableRecordBatchStream, SessionState},
+    logical_expr::LogicalPlan,
     physical_plan::{ExecutionPlan, execute_stream},
 };
 use futures::StreamExt;
@@ -18,14 +19,14 @@ use super::{
     Computed, Engine, Error, PartitionWork, Result, StagedOutput, check,
     entity_output::EntityColumns,
     nesting::STACK_BYTES,
-    reads::{self, Witness},
+    reads::{self, PlanReads, Witness},
     session::{Scope, Sessions},
     shared_scan::SHARED_SCAN,
 };
 use crate::{
     catalog::{Catalog, Output, TransformSpec},
     lake::Lake,
-    store::{EntityType, RowStager, Store},
+    store::{RowStager, Store},
 };
 
 /// How the embedded engine is sized.
@@ -128,28 +129,30 @@ impl Embedded {
         };
         let context = self.sessions.open(&work.inputs, &scope)?;
         let logical = self.sessions.plan(&context, &work.inputs, &scope).await?;
-        let (logical, target) = match &work.inputs.transform.spec.output {
-            Output::Table(name) => (logical, Target::Table(name)),
+        let state = context.state();
+        let (physical, reads, staged) = match &work.inputs.transform.spec.output {
+            Output::Table(name) => {
+                let (physical, reads) = physical(&state, &logical, &work, &witness).await?;
+                let batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
+                (
+                    physical,
+                    reads,
+                    self.stage_files(name, &work, batches).await?,
+                )
+            }
             Output::Entities(output) => {
                 let entity_type = work.inputs.output_type()?;
                 let columns =
                     EntityColumns::resolve(output, entity_type, logical.schema().as_arrow())?;
-                let sorted = columns.by_id(logical)?;
-                (sorted, Target::Entities(columns, entity_type))
-            }
-        };
-        let state = context.state();
-        // The two steps of `create_physical_plan`, for what lies between them.
-        let optimized = state.optimize(&logical)?;
-        let reads = reads::of_plan(&logical, &optimized, &work.inputs, &witness)?;
-        let planner = state.query_planner();
-        let physical = planner.create_physical_plan(&optimized, &state).await?;
-        let batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
-        let staged = match target {
-            Target::Table(name) => self.stage_files(name, &work, batches).await?,
-            Target::Entities(columns, entity_type) => {
+                let logical = columns.by_id(logical)?;
+                let (physical, reads) = physical(&state, &logical, &work, &witness).await?;
+                let batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
                 let stager = RowStager::new(Arc::clone(entity_type), self.spill_path(&work));
-                stage_rows(&columns, stager, batches).await?
+                (
+                    physical,
+                    reads,
+                    stage_rows(&columns, stager, batches).await?,
+                )
             }
         };
         Ok(Computed {
@@ -206,12 +209,6 @@ impl Engine for Embedded {
     }
 }
 
-/// Where the rows of a partition are staged for.
-enum Target<'a> {
-    Table(&'a str),
-    Entities(EntityColumns, &'a Arc<EntityType>),
-}
-
 async fn stage_rows(
     columns: &EntityColumns,
     mut stager: RowStager,
@@ -224,6 +221,20 @@ async fn stage_rows(
         Ok(rows) => Ok(StagedOutput::Rows(rows)),
         Err(cause) => Err(Error::Staging(cause)),
     }
+}
+
+/// The physical plan of a query, and what the query names. The two steps of `create_physical_plan`, for what lies between them.
+async fn physical(
+    state: &SessionState,
+    logical: &LogicalPlan,
+    work: &PartitionWork,
+    witness: &Witness,
+) -> Result<(Arc<dyn ExecutionPlan>, PlanReads)> {
+    let optimized = state.optimize(logical)?;
+    let reads = reads::of_plan(logical, &optimized, &work.inputs, witness)?;
+    let planner = state.query_planner();
+    let physical = planner.create_physical_plan(&optimized, state).await?;
+    Ok((physical, reads))
 }
 
 /// Rows that came out of the plan's files, after pruning by statistics and before the exact cut.

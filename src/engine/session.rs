@@ -315,7 +315,7 @@ impl Sessions {
         let before = scope.window().from.saturating_add_micros(-1);
         let basis = self.store.latest_basis();
         if let Scope::Partition { witness, .. } = scope {
-            witness.saw_prior_at(basis);
+            witness.saw_prior_entities(before, basis);
         }
         let table = EntityTable::new(
             self.store.clone(),

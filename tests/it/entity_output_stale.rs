@@ -3,7 +3,7 @@
 use hindcast::pb::{self, AttributeKind, PartitionAction, ReprocessBehavior, mutation::Operation};
 
 use crate::{
-    backfill_stale_support::{ALL, learned_at, patch, reason_of, rig},
+    backfill_stale_support::{ALL, EVENTS, learned_at, patch, reason_of, rig},
     backfill_support::{Rig, days, entity_input},
     entity_output::into_type,
 };
@@ -106,10 +106,7 @@ async fn revisions_files_and_erasures_make_stale_too() {
     rig.clients.run_well(stale_ones()).await;
     assert!(rig.reasons("levels").await.is_empty());
 
-    let with_more = format!(
-        "{}2013-01-05T13:00:00,c,7\n",
-        crate::backfill_stale_support::EVENTS
-    );
+    let with_more = format!("{}2013-01-05T13:00:00,c,7\n", EVENTS);
     rig.write("events.csv", &with_more);
     let reasons = rig.reasons("levels").await;
     assert_eq!(reasons.len(), 6, "one file holds all days: {reasons:?}");
@@ -205,5 +202,28 @@ async fn what_does_not_look_at_prior_does_not_depend_on_it() {
     rig.clients
         .run_well(days("levels", "2013-01-02", "2013-01-03"))
         .await;
+    assert!(rig.reasons("levels").await.is_empty());
+}
+
+#[tokio::test]
+async fn files_and_a_prior_that_came_out_otherwise_are_both_told() {
+    let mut rig = running().await;
+    rig.write("events.csv", &EVENTS.replace("a,3", "a,30"));
+    rig.clients
+        .run_well(days("levels", "2013-01-03", "2013-01-04"))
+        .await;
+    let file = "events.csv changed*1";
+    let prior = "a.v@2013-01-03T23:59:59.999999Z";
+    assert_eq!(
+        rig.reasons("levels").await,
+        [
+            format!("01 {file}"),
+            format!("02 {file}"),
+            format!("04 {prior} {file}"),
+            format!("05 {file}"),
+            format!("06 {file}"),
+        ]
+    );
+    rig.clients.run_well(stale_ones()).await;
     assert!(rig.reasons("levels").await.is_empty());
 }

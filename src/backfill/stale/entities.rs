@@ -49,7 +49,7 @@ pub(super) struct Found {
 
 /// Goes through the log up to basis `latest`.
 pub(super) fn find(store: &Store, looks: &[Look<'_>], latest: SysTime) -> Result<Found> {
-    let mut search = Search::new(store, looks)?;
+    let mut search = Search::new(store, looks, latest)?;
     let Some(from) = search.from() else {
         return Ok(search.found);
     };
@@ -91,6 +91,10 @@ struct Watch<'a> {
     /// The place of its partition.
     look: usize,
     read: &'a EntityRead,
+    /// The basis that it was read at.
+    basis: SysTime,
+    /// The basis that it would be read at now; `None`: the same.
+    target: Option<SysTime>,
     reach: Interval<ValidTime>,
     columns: ComparedColumns,
 }
@@ -116,7 +120,7 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(store: &'a Store, looks: &'a [Look<'a>]) -> Result<Self> {
+    fn new(store: &'a Store, looks: &'a [Look<'a>], latest: SysTime) -> Result<Self> {
         let mut types: BTreeMap<String, TypeWatches<'a>> = BTreeMap::new();
         for (look, its) in looks.iter().enumerate() {
             for read in its.reads {
@@ -130,7 +134,7 @@ impl<'a> Search<'a> {
                     types.insert(read.entity_type.clone(), watches);
                 }
                 if let Some(watches) = types.get_mut(&read.entity_type) {
-                    watches.add(look, its, read);
+                    watches.add(look, its, read, latest);
                 }
             }
         }
@@ -192,7 +196,7 @@ impl<'a> Search<'a> {
         for watch in &watches.watches {
             let look = &self.looks[watch.look];
             let saw_it = look.started_at < at
-                && known_from <= look.basis
+                && known_from <= watch.basis
                 && watch.read.is_of(&entry.entity_id);
             if saw_it && self.found.reasons[watch.look].is_none() {
                 self.undecided -= 1;
@@ -225,17 +229,16 @@ impl<'a> Search<'a> {
         // One comparison serves all who read the same basis.
         let mut concerned: BTreeMap<(SysTime, SysTime), Vec<&Watch<'_>>> = BTreeMap::new();
         for watch in &watches.watches {
-            let look = &self.looks[watch.look];
-            let Some(target) = look.target else {
+            let Some(target) = watch.target else {
                 continue;
             };
             let is_touched =
-                |touch: &Touch| touch.at > look.basis && touch.valid.overlaps(&watch.reach);
+                |touch: &Touch| touch.at > watch.basis && touch.valid.overlaps(&watch.reach);
             if self.found.reasons[watch.look].is_none()
                 && touches.iter().any(is_touched)
                 && watch.read.is_of(id)
             {
-                let bases = (look.basis, target);
+                let bases = (watch.basis, target);
                 concerned.entry(bases).or_default().push(watch);
             }
         }
@@ -276,7 +279,11 @@ impl<'a> Search<'a> {
 }
 
 impl<'a> TypeWatches<'a> {
-    fn add(&mut self, look: usize, its: &Look<'_>, read: &'a EntityRead) {
+    fn add(&mut self, look: usize, its: &Look<'_>, read: &'a EntityRead, latest: SysTime) {
+        let (basis, target) = match read.basis {
+            None => (its.basis, its.target),
+            Some(basis) => (basis, Some(latest)),
+        };
         let attributes = self.entity_type.attributes();
         let all = || (0..attributes.len()).collect();
         let place = |name: &String| attributes.iter().position(|it| it.name == *name);
@@ -285,6 +292,8 @@ impl<'a> TypeWatches<'a> {
         let watch = Watch {
             look,
             read,
+            basis,
+            target,
             reach: read.reach(),
             columns: ComparedColumns {
                 attributes: named.filter(|_| !reads_all).unwrap_or_else(all),
@@ -292,9 +301,9 @@ impl<'a> TypeWatches<'a> {
                 valid_to: read.valid_to,
             },
         };
-        if its.target.is_some() {
+        if target.is_some() {
             self.reach.push(watch.reach);
-            self.oldest = Some(self.oldest.map_or(its.basis, |it| it.min(its.basis)));
+            self.oldest = Some(self.oldest.map_or(basis, |it| it.min(basis)));
         }
         self.watches.push(watch);
     }

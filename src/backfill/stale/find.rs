@@ -19,7 +19,7 @@ use crate::{
         model::{Knowledge, PartitionState, PlannedPartition, Record, TransformPlan},
     },
     catalog::{Catalog, Output, Transform},
-    engine::{PriorEntities, Reads, SourceFile, prior_range, source},
+    engine::{Reads, SourceFile, prior_range, source},
     lake::{self, Lake},
     store::Store,
     time::{Interval, Partition, SysTime, ValidTime},
@@ -152,18 +152,18 @@ impl Finder {
         for published in &asked {
             inputs.push(self.inputs_of(published, &mut revisions)?);
         }
-        let looks = asked.iter().zip(&inputs).map(|(published, inputs)| Look {
-            basis: published.planned().basis,
-            target: (published.record.plan.knowledge == Knowledge::AsKnownNow)
-                .then_some(scope.latest),
-            started_at: inputs.started_at,
-            reads: &inputs.reads.entities,
-        });
-        let priors = inputs.iter().map(|inputs| inputs.prior_look(scope.latest));
-        let looks: Vec<_> = looks.chain(priors).collect();
-        let mut found = entities::find(&self.store, &looks, scope.latest)?;
-        let of_priors = found.reasons.split_off(asked.len());
-        let entity_reasons = found.reasons.into_iter().zip(of_priors);
+        let looks: Vec<_> = asked
+            .iter()
+            .zip(&inputs)
+            .map(|(published, inputs)| Look {
+                basis: published.planned().basis,
+                target: (published.record.plan.knowledge == Knowledge::AsKnownNow)
+                    .then_some(scope.latest),
+                started_at: inputs.started_at,
+                reads: &inputs.reads.entities,
+            })
+            .collect();
+        let found = entities::find(&self.store, &looks, scope.latest)?;
         let mut files = Files::new(self);
         let mut tables = Tables::new(self);
         let mut findings = Findings {
@@ -171,9 +171,7 @@ impl Finder {
             commit_count: found.commit_count,
             comparison_count: found.comparison_count,
         };
-        for ((published, inputs), (entity, prior)) in
-            asked.into_iter().zip(&inputs).zip(entity_reasons)
-        {
+        for ((published, inputs), entity) in asked.into_iter().zip(&inputs).zip(found.reasons) {
             let ran = revisions.get(&published)?;
             let mut reasons = Vec::new();
             if !ran.computes_like(&scope.transform) {
@@ -182,7 +180,7 @@ impl Finder {
                     current: scope.transform.revision,
                 });
             }
-            reasons.extend(entity.or(prior));
+            reasons.extend(entity);
             reasons.extend(files.reasons(&published, &inputs.reads)?);
             reasons.extend(tables.reasons(&published, &ran, inputs)?);
             findings.partitions.push(Finding {
@@ -255,7 +253,8 @@ impl Finder {
     }
 
     fn depends_on_knowledge(&self, reads: &Reads) -> Result<bool> {
-        if !reads.entities.is_empty() {
+        // What has a basis of its own is the same whatever is known.
+        if reads.entities.iter().any(|read| read.basis.is_none()) {
             return Ok(true);
         }
         for name in &reads.sources {
@@ -284,26 +283,6 @@ struct Remembered {
     reads: Reads,
     /// Otherwise: what it may have read at most.
     recorded: bool,
-}
-
-impl Remembered {
-    /// What it read as `prior` of an entity type: always the latest there was, and so it would be now.
-    fn prior_look(&self, latest: SysTime) -> Look<'_> {
-        match &self.reads.prior_entities {
-            Some(PriorEntities { basis, read }) => Look {
-                basis: *basis,
-                target: Some(latest),
-                started_at: *basis,
-                reads: std::slice::from_ref(read),
-            },
-            None => Look {
-                basis: latest,
-                target: None,
-                started_at: latest,
-                reads: &[],
-            },
-        }
-    }
 }
 
 /// The revisions that were run.

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-pub(super) use plan::of_plan;
+pub(super) use plan::{PlanReads, of_plan};
 
 use super::PinnedEntity;
 use crate::{
@@ -32,11 +32,8 @@ pub struct Reads {
     pub entities: Vec<EntityRead>,
     /// The sources, by name, ascending.
     pub sources: Vec<String>,
-    /// Its own earlier output, of a table. `None`: it was not read.
+    /// Its own earlier output, of a table. `None`: it was not read; that of an entity type is in `entities`.
     pub prior: Option<FileSet>,
-    /// Of an entity type. `None`: it was not read.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prior_entities: Option<PriorEntities>,
     /// Other transforms' tables, ascending by name, each with the files that were seen of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<TableRead>,
@@ -49,15 +46,6 @@ pub struct TableRead {
     pub table: String,
     /// The files, by partition start and path.
     pub files: FileSet,
-}
-
-/// What was seen of the entity type that the transform itself writes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PriorEntities {
-    /// The basis at which it was read: the latest then, whatever the partition's.
-    pub basis: SysTime,
-    /// The look at it.
-    pub read: EntityRead,
 }
 
 /// One look at an entity type.
@@ -76,6 +64,10 @@ pub struct EntityRead {
     /// The CRC-32 of the ids that were asked for, ascending. `None`: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ids: Option<Vec<u32>>,
+    /// The basis that it was read at, where that is not the partition's: then it was the latest, and would be again. So it is
+    /// with `prior` of an entity type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basis: Option<SysTime>,
 }
 
 /// What of valid time was seen of an entity type.
@@ -87,11 +79,6 @@ pub enum Sight {
     States(Interval<ValidTime>),
     /// The versions that overlap this window, clipped to it: `<type>_history`.
     Versions(Interval<ValidTime>),
-}
-
-/// The state that `prior` of an entity type shows to a partition that starts at `start`.
-pub(super) fn prior_sight(start: ValidTime) -> Sight {
-    Sight::State(start.saturating_add_micros(-1))
 }
 
 /// Ids of one look that are kept apart; beyond, all are taken for asked for.
@@ -181,28 +168,28 @@ impl Reads {
             Sight::States(Interval::new(ValidTime::MIN, partition.end)),
             Sight::Versions(window),
         ];
-        let all_of = |entity_type: &str, sight, and_bounds| EntityRead {
+        let all_of = |entity_type: &str, sight, basis: Option<SysTime>| EntityRead {
             entity_type: entity_type.to_owned(),
             sight,
             attributes: vec![EVERY_ATTRIBUTE.to_owned()],
-            valid_from: and_bounds,
-            valid_to: and_bounds,
+            valid_from: basis.is_none(),
+            valid_to: basis.is_none(),
             ids: None,
+            basis,
         };
         let inputs = transform.spec.entities.iter();
         let entities =
-            inputs.flat_map(|input| sights.map(|sight| all_of(&input.entity_type, sight, true)));
+            inputs.flat_map(|input| sights.map(|sight| all_of(&input.entity_type, sight, None)));
         let written = transform.spec.output.entity_type();
-        let prior_entities = transform.spec.prior.and(written).map(|name| PriorEntities {
-            basis: read_by,
-            read: all_of(name, prior_sight(partition.start), false),
+        let prior = transform.spec.prior.and(written).map(|name| {
+            let instant = partition.start.saturating_add_micros(-1);
+            all_of(name, Sight::State(instant), Some(read_by))
         });
         let sources = transform.spec.sources.iter();
         Self {
-            entities: entities.collect(),
+            entities: entities.chain(prior).collect(),
             sources: sources.map(|input| input.source.clone()).collect(),
             prior: None,
-            prior_entities,
             tables: Vec::new(),
         }
     }
@@ -217,8 +204,7 @@ pub(super) struct Witness {
     /// By entity input.
     asked: Vec<Mutex<Asked>>,
     prior: OnceLock<FileSet>,
-    /// The basis of `prior` of an entity type.
-    prior_basis: OnceLock<SysTime>,
+    prior_entities: OnceLock<(ValidTime, SysTime)>,
     tables: Mutex<BTreeMap<String, FileSet>>,
 }
 
@@ -242,7 +228,7 @@ impl Witness {
         Self {
             asked: entities.iter().map(|_| none()).collect(),
             prior: OnceLock::new(),
-            prior_basis: OnceLock::new(),
+            prior_entities: OnceLock::new(),
             tables: Mutex::default(),
         }
     }
@@ -301,10 +287,10 @@ impl Witness {
         self.tables.lock().insert(table.to_owned(), files);
     }
 
-    /// `prior` is of an entity type, at this basis.
-    pub(super) fn saw_prior_at(&self, basis: SysTime) {
-        // As `saw_prior`.
-        let _ = self.prior_basis.set(basis);
+    /// `prior` showed the output's entities at this instant and basis.
+    pub(super) fn saw_prior_entities(&self, instant: ValidTime, basis: SysTime) {
+        // A session has one such table.
+        let _ = self.prior_entities.set((instant, basis));
     }
 
     /// `prior` was made of these files.

@@ -16,9 +16,7 @@ use datafusion::{
     logical_expr::{Distinct, Expr, LogicalPlan, TableScan},
 };
 
-use super::{
-    EVERY_ATTRIBUTE, EntityRead, PriorEntities, Reads, Sight, TableRead, Witness, prior_sight,
-};
+use super::{EVERY_ATTRIBUTE, EntityRead, Reads, Sight, TableRead, Witness};
 use crate::{
     engine::{
         PinnedInputs,
@@ -74,11 +72,11 @@ struct Entity {
 /// The plan's own part of a footprint: what it names.
 pub(in crate::engine) struct PlanReads {
     entities: Vec<Entity>,
-    /// Of the entity type behind `prior`.
-    prior_state: Option<Used>,
     /// Other tables: sources, and functions that give rows.
     scanned: BTreeSet<String>,
     prior: bool,
+    /// The columns of the entity type behind `prior`.
+    prior_entities: Option<Used>,
 }
 
 /// What a query names of `inputs`: as it was written, and optimised. `witness` tells whether functions were called already
@@ -114,9 +112,9 @@ fn walk(plan: &LogicalPlan, inputs: &PinnedInputs) -> Result<PlanReads> {
     });
     let mut reads = PlanReads {
         entities: entities.collect(),
-        prior_state: None,
         scanned: BTreeSet::new(),
         prior: false,
+        prior_entities: None,
     };
     for field in plan.schema().fields() {
         reads.uses_all(field.data_type());
@@ -148,6 +146,7 @@ impl PlanReads {
                     valid_from: used.valid_from,
                     valid_to: used.valid_to,
                     ids,
+                    basis: None,
                 });
             };
             if let Some(used) = entity.table {
@@ -160,7 +159,20 @@ impl PlanReads {
                 add(Sight::States(range), entity.lookups, witness.ids(index));
             }
         }
-        let prior_entities = prior_entities(self.prior_state, inputs, partition, witness);
+        let prior_entities = self.prior_entities.zip(witness.prior_entities.get());
+        if let Some(((used, (instant, basis)), entity_type)) =
+            prior_entities.zip(inputs.output_type.as_ref())
+        {
+            entities.push(EntityRead {
+                entity_type: entity_type.name().to_owned(),
+                sight: Sight::State(*instant),
+                attributes: used.attributes.into_iter().collect(),
+                valid_from: used.valid_from,
+                valid_to: used.valid_to,
+                ids: None,
+                basis: Some(*basis),
+            });
+        }
         let seen = witness.tables.lock();
         let tables = seen
             .iter()
@@ -181,7 +193,6 @@ impl PlanReads {
             entities,
             sources: self.scanned.into_iter().filter(is_source).collect(),
             prior: witness.prior.get().filter(|_| self.prior).cloned(),
-            prior_entities,
         }
     }
 
@@ -222,7 +233,7 @@ impl PlanReads {
             }
         }
         if name == PRIOR_STATE {
-            return used(&mut self.prior_state);
+            return used(&mut self.prior_entities);
         }
         if name == PRIOR {
             self.prior = true;
@@ -317,27 +328,6 @@ impl PlanReads {
     fn uses_all(&mut self, state_type: &DataType) {
         self.of_type(state_type).for_each(Used::all);
     }
-}
-
-/// What was seen of the entity type behind `prior`.
-fn prior_entities(
-    used: Option<Used>,
-    inputs: &PinnedInputs,
-    partition: &Partition,
-    witness: &Witness,
-) -> Option<PriorEntities> {
-    let used = used?;
-    Some(PriorEntities {
-        basis: *witness.prior_basis.get()?,
-        read: EntityRead {
-            entity_type: inputs.output_type.as_ref()?.name().to_owned(),
-            sight: prior_sight(partition.start),
-            attributes: used.attributes.into_iter().collect(),
-            valid_from: used.valid_from,
-            valid_to: used.valid_to,
-            ids: None,
-        },
-    })
 }
 
 /// The function of an entity type that `expression` calls.
