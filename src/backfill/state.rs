@@ -75,12 +75,15 @@ pub struct State {
     /// wait from then on.
     #[serde(skip)]
     pub(super) ready_micros: BTreeMap<u32, i64>,
-    /// Attempts that compute, by partition, with the first partition of their task. Not journalled: a restart ends them.
+    /// Attempts that compute, by partition, with the number of their task. Not journalled: a restart ends them.
     #[serde(skip)]
-    computing: BTreeMap<u32, u32>,
-    /// How many attempts of each task still compute.
+    computing: BTreeMap<u32, u64>,
+    /// How many attempts of each task still compute. A partition may be tried again while its old task goes on.
     #[serde(skip)]
-    tasks: BTreeMap<u32, u32>,
+    tasks: BTreeMap<u64, usize>,
+    /// The number of the next task in this process.
+    #[serde(skip)]
+    next_task: u64,
     /// Of `running`: computed, and waiting to be published. Not journalled: after a restart they are computed again.
     #[serde(skip)]
     pub(super) staged: BTreeSet<u32>,
@@ -107,6 +110,7 @@ impl State {
             ready_micros: BTreeMap::new(),
             computing: BTreeMap::new(),
             tasks: BTreeMap::new(),
+            next_task: 0,
             staged: BTreeSet::new(),
             released: false,
         };
@@ -250,14 +254,15 @@ impl State {
 
     /// These attempts compute as one task.
     pub(super) fn compute(&mut self, indices: &[u32]) {
-        let Some(&first) = indices.first() else {
+        if indices.is_empty() {
             return;
-        };
-        for index in indices {
-            self.computing.insert(*index, first);
         }
-        let count = u32::try_from(indices.len()).unwrap_or(u32::MAX);
-        self.tasks.insert(first, count);
+        let task = self.next_task;
+        self.next_task += 1;
+        for index in indices {
+            self.computing.insert(*index, task);
+        }
+        self.tasks.insert(task, indices.len());
     }
 
     /// The attempt at a partition computes no more. The task's slot is free with its last one.

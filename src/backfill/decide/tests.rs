@@ -170,6 +170,33 @@ fn a_task_takes_one_slot_for_its_neighbours() {
 }
 
 #[test]
+fn a_partition_tried_again_does_not_take_the_place_of_its_old_task() {
+    let settings = Settings {
+        per_task: 2,
+        ..Settings::default()
+    };
+    let mut world = World::new(record_with(
+        DependencyShape::Independent,
+        2,
+        &[false; 6],
+        settings,
+    ));
+    world.computing.retain(|it| it.0 == 1);
+    world.send(failed(0, 1, true));
+    world.timers.clear();
+    world.send(Command::RetryDue {
+        index: 0,
+        attempt: 1,
+    });
+    for index in [2, 3] {
+        world.send(Command::Staged { index, attempt: 1 });
+    }
+    let computing: Vec<_> = world.computing.iter().map(|it| it.0).collect();
+    assert_eq!(computing, [1, 0], "the old task goes on beside the new one");
+    assert_eq!(world.state.computing_count(), 2);
+}
+
+#[test]
 fn a_retry_takes_up_what_a_first_failure_left_out() {
     let settings = Settings {
         stop: true,
