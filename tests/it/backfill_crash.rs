@@ -1,4 +1,7 @@
-//! `kill -9` of the real binary, again and again, in the middle of a backfill.
+//! `kill -9` of the real binary, again and again, in the middle of backfills: while they run, while the server stops being
+//! asked, while it comes back.
+//!
+//! `HINDCAST_CRASH_KILLS` says how often each transform's server is killed; `just backfill-crash-rounds` kills 50 times.
 
 use std::{
     collections::BTreeMap,
@@ -9,17 +12,25 @@ use std::{
     time::Duration,
 };
 
-use hindcast::pb::{self, BackfillState, PartitionState, watch_backfill_response::Message};
+use hindcast::{
+    pb::{self, BackfillState, PartitionState, watch_backfill_response::Message},
+    time::SystemClock,
+};
 use tokio::time::timeout;
 
 use crate::backfill_support::{
     Clients, assert_dense, csv_source, daily, entity_input, partition_changes, source_input, spec,
 };
 
-const HOURS: usize = 40;
-const KILLS: usize = 4;
+pub(crate) const HOURS: usize = 60;
+/// Of each transform's server, unless the environment says otherwise.
+const KILLS: usize = 15;
 /// A life of the server ends after at most this long.
-const LONGEST_LIFE_MS: u64 = 700;
+const LONGEST_LIFE_MS: u64 = 500;
+/// A start that is not waited for ends after at most this long.
+const LONGEST_START_MS: u64 = 150;
+/// How long the tidying up after a backfill may take.
+const TIDY: Duration = Duration::from_secs(20);
 
 /// `hindcast serve`, killed when it is dropped.
 pub(crate) struct Process(Child);
@@ -32,8 +43,8 @@ impl Drop for Process {
     }
 }
 
-pub(crate) async fn serve(folder: &Path) -> (Process, Clients) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_hindcast"))
+fn spawn(folder: &Path) -> Process {
+    let child = Command::new(env!("CARGO_BIN_EXE_hindcast"))
         .args(["serve", "--listen", "127.0.0.1:0", "--store-cache", "16MiB"])
         .arg("--data-dir")
         .arg(folder.join("data"))
@@ -41,8 +52,12 @@ pub(crate) async fn serve(folder: &Path) -> (Process, Clients) {
         .stdout(Stdio::piped())
         .spawn()
         .expect("starts");
-    let stdout = child.stdout.take().expect("piped");
-    let process = Process(child);
+    Process(child)
+}
+
+pub(crate) async fn serve(folder: &Path) -> (Process, Clients) {
+    let mut process = spawn(folder);
+    let stdout = process.0.stdout.take().expect("piped");
     let line = tokio::task::spawn_blocking(move || {
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).expect("a line");
@@ -60,11 +75,11 @@ pub(crate) async fn serve(folder: &Path) -> (Process, Clients) {
 }
 
 /// SplitMix64.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     /// From `HINDCAST_TEST_SEED`, or else from the machine; printed for a failure's sake.
-    fn seeded(what: &str) -> Self {
+    pub(crate) fn seeded(what: &str) -> Self {
         let seed = match std::env::var("HINDCAST_TEST_SEED") {
             Ok(text) => text.parse().expect("a number"),
             Err(_) => std::hash::RandomState::new().build_hasher().finish(),
@@ -73,7 +88,7 @@ impl Random {
         Self(seed)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -92,7 +107,19 @@ fn hourly_rows() -> String {
     text
 }
 
-fn hourly(name: &str, sql: &str, prior: bool) -> pb::Transform {
+/// The hourly rows as a source, and a station beside them.
+pub(crate) async fn hours_source(clients: &mut Clients, folder: &Path) {
+    let source = folder.join("events.csv");
+    std::fs::write(&source, hourly_rows()).expect("written");
+    clients
+        .create_source(csv_source("events", &source, &[("v", "int64")]))
+        .await
+        .expect("created");
+    clients.create_stations().await;
+    clients.put_station("s", "2012-01-01T00:00:00Z", 1.0).await;
+}
+
+pub(crate) fn hourly(name: &str, sql: &str, prior: bool) -> pb::Transform {
     pb::Transform {
         sources: vec![source_input("events")],
         // Declared, and not read: what was recorded of each partition says so.
@@ -104,11 +131,11 @@ fn hourly(name: &str, sql: &str, prior: bool) -> pb::Transform {
     }
 }
 
-fn hours(name: &str) -> pb::BackfillSpec {
+pub(crate) fn hours(name: &str) -> pb::BackfillSpec {
     let mut spec = spec(
         name,
         "2013-01-01T00:00:00Z",
-        "2013-01-02T16:00:00Z",
+        "2013-01-03T12:00:00Z",
         pb::Knowledge::AsKnownNow,
     );
     spec.max_active_partitions = 4;
@@ -116,7 +143,12 @@ fn hours(name: &str) -> pb::BackfillSpec {
 }
 
 /// Reads events into `events` until the stream ends, breaks, or `life` is over.
-async fn follow(clients: &mut Clients, name: &str, life: Duration, events: &mut Vec<pb::Event>) {
+pub(crate) async fn follow(
+    clients: &mut Clients,
+    name: &str,
+    life: Duration,
+    events: &mut Vec<pb::Event>,
+) {
     let after = events.last().map_or(0, |event| event.sequence);
     let mut stream = clients.watch(name, after).await;
     let reading = async {
@@ -131,7 +163,12 @@ async fn follow(clients: &mut Clients, name: &str, life: Duration, events: &mut 
 }
 
 /// Pauses it or changes its concurrency, or does neither. It may have ended meanwhile.
-async fn control(clients: &mut Clients, name: &str, random: &mut Random, parallel: bool) {
+pub(crate) async fn control(
+    clients: &mut Clients,
+    name: &str,
+    random: &mut Random,
+    parallel: bool,
+) {
     let outcome = match random.below(3) {
         0 => clients.pause(name).await,
         1 if parallel => {
@@ -144,7 +181,7 @@ async fn control(clients: &mut Clients, name: &str, random: &mut Random, paralle
 }
 
 /// A backfill that was paused when the server was killed is paused.
-async fn go_on(clients: &mut Clients, name: &str) {
+pub(crate) async fn go_on(clients: &mut Clients, name: &str) {
     assert_ended_or_done(clients.resume(name).await);
 }
 
@@ -154,72 +191,110 @@ fn assert_ended_or_done(outcome: Result<pb::Backfill, tonic::Status>) {
     }
 }
 
-/// A server over the hourly rows, and its folder.
-async fn over_hours() -> (tempfile::TempDir, Process, Clients) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let source = folder.path().join("events.csv");
-    std::fs::write(&source, hourly_rows()).expect("written");
-    let (process, mut clients) = serve(folder.path()).await;
-    clients
-        .create_source(csv_source("events", &source, &[("v", "int64")]))
-        .await
-        .expect("created");
-    clients.create_stations().await;
-    clients.put_station("s", "2012-01-01T00:00:00Z", 1.0).await;
-    (folder, process, clients)
+async fn pause(millis: u64) {
+    SystemClock::shared()
+        .sleep(Duration::from_millis(millis))
+        .await;
 }
 
-/// Kills the server again and again while the backfill runs, then lets it end; its events, as a watcher that came back after
-/// each kill saw them.
-async fn shake(
-    folder: &Path,
-    mut process: Process,
-    mut clients: Clients,
-    name: &str,
-    (random, parallel): (&mut Random, bool),
-) -> (Process, Clients, Vec<pb::Event>) {
-    let mut events = Vec::new();
-    let mut kills = 0;
-    while kills < KILLS {
-        let life = Duration::from_millis(random.below(LONGEST_LIFE_MS));
-        follow(&mut clients, name, life, &mut events).await;
-        control(&mut clients, name, random, parallel).await;
-        if clients.get(name).await.end_time.is_some() {
-            break;
+/// Kills a start at a random moment: while the server opens its folder, takes its backfills up, or runs them already.
+async fn kill_a_start(folder: &Path, random: &mut Random) {
+    let process = spawn(folder);
+    pause(random.below(LONGEST_START_MS)).await;
+    drop(process);
+}
+
+/// A server that is killed, and what a watcher of its backfill saw of all its lives.
+struct Shaken<'a> {
+    folder: &'a Path,
+    process: Process,
+    clients: Clients,
+    random: Random,
+    kills: usize,
+    parallel: bool,
+}
+
+impl Shaken<'_> {
+    /// Runs one backfill, killing the server until it ended or has been killed `most` times; then checks all of it.
+    async fn run(&mut self, most: usize) -> pb::Backfill {
+        let created = self.clients.create(hours("shaken")).await;
+        let name = created.expect("created").name;
+        let mut events = Vec::new();
+        while self.kills < most {
+            let life = Duration::from_millis(self.random.below(LONGEST_LIFE_MS));
+            follow(&mut self.clients, &name, life, &mut events).await;
+            control(&mut self.clients, &name, &mut self.random, self.parallel).await;
+            if self.clients.get(&name).await.end_time.is_some() {
+                break;
+            }
+            self.kill().await;
+            go_on(&mut self.clients, &name).await;
         }
-        drop(process);
-        kills += 1;
-        (process, clients) = serve(folder).await;
-        go_on(&mut clients, name).await;
+        go_on(&mut self.clients, &name).await;
+        follow(
+            &mut self.clients,
+            &name,
+            Duration::from_secs(120),
+            &mut events,
+        )
+        .await;
+        assert_dense(&events);
+        assert_eq!(events, self.clients.events(&name, 0).await, "PR-1");
+        check_published_once(&mut self.clients, &name, &events).await;
+        self.clients.get(&name).await
     }
-    println!("{name}: {kills} kills");
-    follow(&mut clients, name, Duration::from_secs(60), &mut events).await;
-    assert_dense(&events);
-    assert_eq!(events, clients.events(name, 0).await, "PR-1");
-    (process, clients, events)
+
+    async fn kill(&mut self) {
+        // The process before the connection: no request ends in peace.
+        self.process.0.kill().expect("killed");
+        self.process.0.wait().expect("waited for");
+        self.kills += 1;
+        while self.random.below(3) == 0 {
+            kill_a_start(self.folder, &mut self.random).await;
+            self.kills += 1;
+        }
+        (self.process, self.clients) = serve(self.folder).await;
+    }
 }
 
 async fn survives(what: &str, sql: &str, prior: bool) {
-    let mut random = Random::seeded(what);
-    let (folder, process, mut clients) = over_hours().await;
+    let kills = match std::env::var("HINDCAST_CRASH_KILLS") {
+        Ok(text) => text.parse().expect("a number"),
+        Err(_) => KILLS,
+    };
+    let random = Random::seeded(what);
+    let folder = tempfile::tempdir().expect("a folder");
+    let (process, mut clients) = serve(folder.path()).await;
+    hours_source(&mut clients, folder.path()).await;
     for name in ["shaken", "calm"] {
         clients
             .register(hourly(name, sql, prior))
             .await
             .expect("registered");
     }
-    let name = clients.create(hours("shaken")).await.expect("created").name;
-    let how = (&mut random, !prior);
-    let (process, mut clients, events) = shake(folder.path(), process, clients, &name, how).await;
-    check_published_once(&mut clients, &name, &events).await;
-
     let calm = clients.run_well(hours("calm")).await;
-    assert_eq!(clients.rows("shaken").await, clients.rows("calm").await);
-    let shaken = clients.get(&name).await;
-    assert_eq!(shaken.rows_read, calm.backfill.rows_read);
-    assert_eq!(shaken.rows_written, calm.backfill.rows_written);
-    check_inputs_recorded(&mut clients).await;
-    drop(process);
+    let rows = clients.rows("calm").await;
+
+    let mut shaken = Shaken {
+        folder: folder.path(),
+        process,
+        clients,
+        random,
+        kills: 0,
+        parallel: !prior,
+    };
+    let mut runs = 0;
+    while shaken.kills < kills {
+        let ended = shaken.run(kills).await;
+        runs += 1;
+        assert_eq!(shaken.clients.rows("shaken").await, rows);
+        assert_eq!(ended.rows_read, calm.backfill.rows_read);
+        assert_eq!(ended.rows_written, calm.backfill.rows_written);
+        // One for each partition that has rows, and none that an attempt before a kill left.
+        await_data_files(folder.path(), runs * (HOURS - HOURS / 5)).await;
+    }
+    println!("{what}: {} kills in {runs} backfills", shaken.kills);
+    check_inputs_recorded(&mut shaken.clients).await;
 }
 
 /// What each partition read is known, whichever attempt was published, and how often the server went away in between: for
@@ -236,101 +311,18 @@ async fn check_inputs_recorded(clients: &mut Clients) {
     assert_eq!(page.partitions, []);
 }
 
-/// Hours, days that read them, and a running total that reads the hours and itself.
-fn chain(prefix: &str) -> [pb::Transform; 3] {
-    let hours = format!("{prefix}_hours");
-    let reads = vec![pb::TableInput {
-        table: hours.clone(),
-        lookback: None,
-    }];
-    let slow = "SELECT v, n FROM events CROSS JOIN (SELECT count(*) AS n FROM generate_series(1, 200) a, generate_series(1, 200) b)";
-    let total = format!(
-        "SELECT coalesce((SELECT max(v) FROM prior), 0) + coalesce((SELECT sum(v) FROM {hours}), 0) AS v"
-    );
-    [
-        hourly(
-            &hours,
-            &format!("SELECT v + n - 40000 AS v FROM ({slow})"),
-            false,
-        ),
-        pb::Transform {
-            tables: reads.clone(),
-            ..daily(
-                &format!("{prefix}_days"),
-                &format!("SELECT sum(v) AS v, count(*) AS n FROM {hours}"),
-            )
-        },
-        pb::Transform {
-            tables: reads,
-            sources: Vec::new(),
-            ..hourly(&format!("{prefix}_total"), &total, true)
-        },
-    ]
-}
-
-fn whole_chain(prefix: &str) -> pb::BackfillSpec {
-    let names = ["total", "days", "hours"].map(|name| format!("{prefix}_{name}"));
-    pb::BackfillSpec {
-        transform: String::new(),
-        transforms: names
-            .into_iter()
-            .map(|transform| pb::TransformRevision {
-                transform,
-                revision: 0,
-            })
-            .collect(),
-        partitions_per_task: 3,
-        ..hours("")
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn several_transforms_survive_kills() {
-    let mut random = Random::seeded("several");
-    let (folder, process, mut clients) = over_hours().await;
-    for transform in chain("shaken").into_iter().chain(chain("calm")) {
-        clients.register(transform).await.expect("registered");
-    }
-    let name = clients.create(whole_chain("shaken")).await;
-    let name = name.expect("created").name;
-    let how = (&mut random, true);
-    let (process, mut clients, events) =
-        Box::pin(shake(folder.path(), process, clients, &name, how)).await;
-    let ended = clients.ended(&name).await;
-    assert_eq!(ended.backfill.state(), BackfillState::Succeeded);
-    let mut published: BTreeMap<(&str, &str), u32> = BTreeMap::new();
-    for change in partition_changes(&events) {
-        let key = (change.transform.as_str(), change.label.as_str());
-        if change.state() == PartitionState::Succeeded {
-            *published.entry(key).or_default() += 1;
+/// Waits until the table has so many data files: those of dead attempts go after the backfill's end.
+async fn await_data_files(folder: &Path, due: usize) {
+    let data = folder.join("data/warehouse/shaken/data");
+    let count = || std::fs::read_dir(&data).expect("a folder").count();
+    let tidy = async {
+        while count() != due {
+            pause(20).await;
         }
-        if change.state() == PartitionState::Running && change.transform == "shaken_days" {
-            let read = published.keys().filter(|(transform, label)| {
-                *transform == "shaken_hours" && label.starts_with(&change.label)
-            });
-            assert_eq!(read.count(), 24, "{change:?} before what it reads");
-        }
+    };
+    if timeout(TIDY, tidy).await.is_err() {
+        panic!("{} data files instead of {due}", count());
     }
-    assert_eq!(published.len(), 2 * HOURS + 1);
-    assert!(published.values().all(|&count| count == 1), "{published:?}");
-    for (table, count) in [("hours", HOURS), ("days", 1), ("total", HOURS)] {
-        let replaced = clients.table(&format!("shaken_{table}")).await.snapshots;
-        let replaced: u32 = replaced.iter().map(|it| it.partition_count).sum();
-        assert_eq!(replaced as usize, count, "{table}");
-    }
-
-    let calm = clients.run_well(whole_chain("calm")).await;
-    for table in ["hours", "days", "total"] {
-        let rows = clients.rows(&format!("shaken_{table}")).await;
-        assert_eq!(
-            rows,
-            clients.rows(&format!("calm_{table}")).await,
-            "{table}"
-        );
-    }
-    assert_eq!(ended.backfill.rows_read, calm.backfill.rows_read);
-    assert_eq!(ended.backfill.rows_written, calm.backfill.rows_written);
-    drop(process);
 }
 
 /// `BF-1`, as the events, the partitions and the table itself tell it.
