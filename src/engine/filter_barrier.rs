@@ -6,11 +6,12 @@
 use std::{any::Any, fmt, sync::Arc};
 
 use datafusion::{
-    common::internal_err,
     error::Result,
     execution::{SendableRecordBatchStream, TaskContext},
     physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties},
 };
+
+use super::only_child::only_child;
 
 /// Its input, unchanged. Unlike a filter or a projection it takes nothing over from above: what
 /// [`ExecutionPlan::gather_filters_for_pushdown`] does by default is the point of it.
@@ -54,12 +55,10 @@ impl ExecutionPlan for FilterBarrierExec {
 
     fn with_new_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        match (children.pop(), children.pop()) {
-            (Some(input), None) => Ok(Arc::new(Self::new(input))),
-            _ => internal_err!("FilterBarrierExec has one child"),
-        }
+        let input = only_child(self.name(), children)?;
+        Ok(Arc::new(Self::new(input)))
     }
 
     fn execute(

@@ -21,6 +21,7 @@ mod filter_clause;
 mod function_rules;
 mod memory;
 mod nesting;
+mod only_child;
 mod parameters;
 mod reads;
 mod sequential;

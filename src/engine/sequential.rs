@@ -25,6 +25,8 @@ use datafusion::{
 };
 use futures::{StreamExt, TryStreamExt};
 
+use super::only_child::only_child;
+
 /// Replaces every operator that merges streams as they come by one that does not.
 #[derive(Debug)]
 pub(super) struct SequentialMerges;
@@ -126,12 +128,10 @@ impl ExecutionPlan for SequentialExec {
 
     fn with_new_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        match (children.pop(), children.pop()) {
-            (Some(input), None) => Ok(Arc::new(Self::new(input))),
-            _ => internal_err!("SequentialExec has one child"),
-        }
+        let input = only_child(self.name(), children)?;
+        Ok(Arc::new(Self::new(input)))
     }
 
     fn execute(

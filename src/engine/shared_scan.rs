@@ -16,7 +16,6 @@ use std::{
 
 use arrow::{datatypes::SchemaRef, record_batch::RecordBatch};
 use datafusion::{
-    common::internal_err,
     error::Result,
     execution::{
         RecordBatchStream, SendableRecordBatchStream, TaskContext,
@@ -30,7 +29,7 @@ use datafusion::{
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 
-use super::PartitionWork;
+use super::{PartitionWork, only_child::only_child};
 use crate::{
     catalog::SourceFormat,
     time::{Interval, ValidTime},
@@ -169,12 +168,10 @@ impl ExecutionPlan for SharedScanExec {
 
     fn with_new_children(
         self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        match (children.pop(), children.pop()) {
-            (Some(input), None) => Ok(Arc::new(Self::new(input, Arc::clone(&self.slot)))),
-            _ => internal_err!("{SHARED_SCAN} has one child"),
-        }
+        let input = only_child(self.name(), children)?;
+        Ok(Arc::new(Self::new(input, Arc::clone(&self.slot))))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

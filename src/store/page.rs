@@ -189,7 +189,7 @@ impl Page {
     }
 }
 
-/// What a live version takes in a page, about: flags, two differences in valid time, one in system time, a row's number.
+/// What a live version takes in a page, about: two numbers of valid time, one of system time, a row's, its share of a block.
 pub(super) const LIVE_RECT_BYTES: usize = 14;
 
 fn number(index: usize) -> u32 {

@@ -1,10 +1,13 @@
 //! Random lives of a backfill, with crashes that cut a turn's events anywhere.
 
+mod happenings;
+mod invariants;
+mod records;
 mod world;
 
 use proptest::prelude::*;
 
-use self::world::*;
+use self::{happenings::*, records::*, world::*};
 use super::*;
 use crate::{backfill::model::DependencyShape, time::Grain};
 

@@ -147,42 +147,48 @@ pub(super) fn mutation(id: &str, operation: Operation, expect: Vec<pb::Expect>) 
     }
 }
 
-pub(super) fn put(value: &str, range: &[&str]) -> Operation {
-    use pb::put::Until;
-    let (valid_from, until) = match range {
-        ["from", from] => (
-            instant(from),
-            Some(Until::UntilNextChange(pb::UntilNextChange {})),
-        ),
+/// Where a range ends.
+enum RangeEnd {
+    NextChange,
+    Forever,
+    At(i64),
+}
+
+fn range_of(range: &[&str]) -> (i64, RangeEnd) {
+    match range {
+        ["from", from] => (instant(from), RangeEnd::NextChange),
         [range] => match bounds(range) {
-            (from, INF) => (from, Some(Until::Forever(pb::Forever {}))),
-            (from, to) => (from, wire(to).map(Until::ValidTo)),
+            (from, INF) => (from, RangeEnd::Forever),
+            (from, to) => (from, RangeEnd::At(to)),
         },
         _ => panic!("no range in {range:?}"),
-    };
+    }
+}
+
+pub(super) fn put(value: &str, range: &[&str]) -> Operation {
+    use pb::put::Until;
+    let (valid_from, end) = range_of(range);
     Operation::Put(pb::Put {
         attributes: attributes(value),
         valid_from: wire(valid_from),
-        until,
+        until: match end {
+            RangeEnd::NextChange => Some(Until::UntilNextChange(pb::UntilNextChange {})),
+            RangeEnd::Forever => Some(Until::Forever(pb::Forever {})),
+            RangeEnd::At(to) => wire(to).map(Until::ValidTo),
+        },
     })
 }
 
 pub(super) fn end(range: &[&str]) -> Operation {
     use pb::end::Until;
-    let (valid_from, until) = match range {
-        ["from", from] => (
-            instant(from),
-            Some(Until::UntilNextChange(pb::UntilNextChange {})),
-        ),
-        [range] => match bounds(range) {
-            (from, INF) => (from, Some(Until::Forever(pb::Forever {}))),
-            (from, to) => (from, wire(to).map(Until::ValidTo)),
-        },
-        _ => panic!("no range in {range:?}"),
-    };
+    let (valid_from, end) = range_of(range);
     Operation::End(pb::End {
         valid_from: wire(valid_from),
-        until,
+        until: match end {
+            RangeEnd::NextChange => Some(Until::UntilNextChange(pb::UntilNextChange {})),
+            RangeEnd::Forever => Some(Until::Forever(pb::Forever {})),
+            RangeEnd::At(to) => wire(to).map(Until::ValidTo),
+        },
     })
 }
 
