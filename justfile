@@ -35,6 +35,10 @@ model cases="20000":
 crash-rounds rounds="200":
     HINDCAST_CRASH_ROUNDS={{ rounds }} cargo test --locked --test it store_kill -- --nocapture
 
+# Backfills whose server is killed with kill -9, 50 times each: partitions in parallel, and in order.
+backfill-crash-rounds kills="50":
+    HINDCAST_CRASH_KILLS={{ kills }} cargo test --locked --test it backfill_crash -- --nocapture
+
 # 200 simulated power cuts.
 power-cuts rounds="200":
     HINDCAST_POWER_CUT_ROUNDS={{ rounds }} cargo test --locked --test it store_power_cut -- --nocapture

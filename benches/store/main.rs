@@ -10,6 +10,7 @@ mod bulk;
 mod corrections;
 mod join;
 mod reads;
+#[expect(dead_code, reason = "the backfills' benches use more of it")]
 mod report;
 mod wire;
 mod writes;

@@ -13,6 +13,33 @@ pub(crate) enum Goal {
     None,
 }
 
+impl Goal {
+    fn verdict(self, median: f64) -> String {
+        match self {
+            Self::AtLeast(goal) if median >= goal => format!("goal ≥ {goal}: met"),
+            Self::AtLeast(goal) => format!("goal ≥ {goal}: NOT met"),
+            Self::AtMost(goal) if median <= goal => format!("goal ≤ {goal}: met"),
+            Self::AtMost(goal) => format!("goal ≤ {goal}: NOT met"),
+            Self::None => "no goal".to_owned(),
+        }
+    }
+}
+
+/// One thing measured in several rounds: median, least, greatest.
+pub(crate) struct Value<'a> {
+    spread: [f64; 3],
+    unit: &'a str,
+}
+
+impl<'a> Value<'a> {
+    pub(crate) fn of(rounds: &[f64], unit: &'a str) -> Self {
+        Self {
+            spread: spread(rounds.iter().copied()),
+            unit,
+        }
+    }
+}
+
 /// What was measured so far.
 pub(crate) struct Report {
     lines: Vec<String>,
@@ -118,19 +145,34 @@ impl Report {
         goal: Goal,
         detail: &str,
     ) -> Result<(), Fault> {
-        let verdict = match goal {
-            Goal::AtLeast(goal) if median >= goal => format!("goal ≥ {goal}: met"),
-            Goal::AtLeast(goal) => format!("goal ≥ {goal}: NOT met"),
-            Goal::AtMost(goal) if median <= goal => format!("goal ≤ {goal}: met"),
-            Goal::AtMost(goal) => format!("goal ≤ {goal}: NOT met"),
-            Goal::None => "no goal".to_owned(),
-        };
+        let verdict = goal.verdict(median);
         let line = format!(
             "{what:<34} {median:>6.2}× ({least:.2} to {greatest:.2})  {verdict:<20} {detail}"
         );
         println!("{line}");
         self.lines.push(line);
         self.figure(what, median, "ratio")
+    }
+
+    /// Takes down something measured, with its unit.
+    pub(crate) fn value(
+        &mut self,
+        what: &str,
+        value: Value<'_>,
+        goal: Goal,
+        detail: &str,
+    ) -> Result<(), Fault> {
+        let Value {
+            spread: [median, least, greatest],
+            unit,
+        } = value;
+        let verdict = goal.verdict(median);
+        let line = format!(
+            "{what:<34} {median:>6.2} {unit} ({least:.2} to {greatest:.2})  {verdict:<20} {detail}"
+        );
+        println!("{line}");
+        self.lines.push(line);
+        self.figure(what, median, unit)
     }
 
     /// Takes down one number for the figures' file.
@@ -143,7 +185,7 @@ impl Report {
     }
 
     pub(crate) fn print(&self) {
-        println!("\nall ratios: median of the rounds (least to greatest)");
+        println!("\nmedian of the rounds (least to greatest)");
         for line in &self.lines {
             println!("{line}");
         }

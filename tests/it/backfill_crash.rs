@@ -1,4 +1,7 @@
-//! `kill -9` of the real binary, again and again, in the middle of a backfill.
+//! `kill -9` of the real binary, again and again, in the middle of backfills: while they run, while the server stops being
+//! asked, while it comes back.
+//!
+//! `HINDCAST_CRASH_KILLS` says how often each transform's server is killed; `just backfill-crash-rounds` kills 50 times.
 
 use std::{
     collections::BTreeMap,
@@ -9,17 +12,25 @@ use std::{
     time::Duration,
 };
 
-use hindcast::pb::{self, BackfillState, PartitionState, watch_backfill_response::Message};
+use hindcast::{
+    pb::{self, BackfillState, PartitionState, watch_backfill_response::Message},
+    time::SystemClock,
+};
 use tokio::time::timeout;
 
 use crate::backfill_support::{
     Clients, assert_dense, csv_source, daily, partition_changes, source_input, spec,
 };
 
-const HOURS: usize = 40;
-const KILLS: usize = 4;
+const HOURS: usize = 60;
+/// Of each transform's server, unless the environment says otherwise.
+const KILLS: usize = 6;
 /// A life of the server ends after at most this long.
-const LONGEST_LIFE_MS: u64 = 700;
+const LONGEST_LIFE_MS: u64 = 500;
+/// A start that is not waited for ends after at most this long.
+const LONGEST_START_MS: u64 = 150;
+/// How long the tidying up after a backfill may take.
+const TIDY: Duration = Duration::from_secs(20);
 
 /// `hindcast serve`, killed when it is dropped.
 struct Process(Child);
@@ -32,8 +43,8 @@ impl Drop for Process {
     }
 }
 
-async fn serve(folder: &Path) -> (Process, Clients) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_hindcast"))
+fn spawn(folder: &Path) -> Process {
+    let child = Command::new(env!("CARGO_BIN_EXE_hindcast"))
         .args(["serve", "--listen", "127.0.0.1:0", "--store-cache", "16MiB"])
         .arg("--data-dir")
         .arg(folder.join("data"))
@@ -41,8 +52,12 @@ async fn serve(folder: &Path) -> (Process, Clients) {
         .stdout(Stdio::piped())
         .spawn()
         .expect("starts");
-    let stdout = child.stdout.take().expect("piped");
-    let process = Process(child);
+    Process(child)
+}
+
+async fn serve(folder: &Path) -> (Process, Clients) {
+    let mut process = spawn(folder);
+    let stdout = process.0.stdout.take().expect("piped");
     let line = tokio::task::spawn_blocking(move || {
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).expect("a line");
@@ -106,7 +121,7 @@ fn hours(name: &str) -> pb::BackfillSpec {
     let mut spec = spec(
         name,
         "2013-01-01T00:00:00Z",
-        "2013-01-02T16:00:00Z",
+        "2013-01-03T12:00:00Z",
         pb::Knowledge::AsKnownNow,
     );
     spec.max_active_partitions = 4;
@@ -152,12 +167,82 @@ fn assert_ended_or_done(outcome: Result<pb::Backfill, tonic::Status>) {
     }
 }
 
+async fn pause(millis: u64) {
+    SystemClock::shared()
+        .sleep(Duration::from_millis(millis))
+        .await;
+}
+
+/// Kills a start at a random moment: while the server opens its folder, takes its backfills up, or runs them already.
+async fn kill_a_start(folder: &Path, random: &mut Random) {
+    let process = spawn(folder);
+    pause(random.below(LONGEST_START_MS)).await;
+    drop(process);
+}
+
+/// A server that is killed, and what a watcher of its backfill saw of all its lives.
+struct Shaken<'a> {
+    folder: &'a Path,
+    process: Process,
+    clients: Clients,
+    random: Random,
+    kills: usize,
+    parallel: bool,
+}
+
+impl Shaken<'_> {
+    /// Runs one backfill, killing the server until it ended or has been killed `most` times; then checks all of it.
+    async fn run(&mut self, most: usize) -> pb::Backfill {
+        let created = self.clients.create(hours("shaken")).await;
+        let name = created.expect("created").name;
+        let mut events = Vec::new();
+        while self.kills < most {
+            let life = Duration::from_millis(self.random.below(LONGEST_LIFE_MS));
+            follow(&mut self.clients, &name, life, &mut events).await;
+            control(&mut self.clients, &name, &mut self.random, self.parallel).await;
+            if self.clients.get(&name).await.end_time.is_some() {
+                break;
+            }
+            self.kill().await;
+            go_on(&mut self.clients, &name).await;
+        }
+        go_on(&mut self.clients, &name).await;
+        follow(
+            &mut self.clients,
+            &name,
+            Duration::from_secs(120),
+            &mut events,
+        )
+        .await;
+        assert_dense(&events);
+        assert_eq!(events, self.clients.events(&name, 0).await, "PR-1");
+        check_published_once(&mut self.clients, &name, &events).await;
+        self.clients.get(&name).await
+    }
+
+    async fn kill(&mut self) {
+        // The process before the connection: no request ends in peace.
+        self.process.0.kill().expect("killed");
+        self.process.0.wait().expect("waited for");
+        self.kills += 1;
+        while self.random.below(3) == 0 {
+            kill_a_start(self.folder, &mut self.random).await;
+            self.kills += 1;
+        }
+        (self.process, self.clients) = serve(self.folder).await;
+    }
+}
+
 async fn survives(what: &str, sql: &str, prior: bool) {
-    let mut random = Random::seeded(what);
+    let kills = match std::env::var("HINDCAST_CRASH_KILLS") {
+        Ok(text) => text.parse().expect("a number"),
+        Err(_) => KILLS,
+    };
+    let random = Random::seeded(what);
     let folder = tempfile::tempdir().expect("a folder");
     let source = folder.path().join("events.csv");
     std::fs::write(&source, hourly_rows()).expect("written");
-    let (mut process, mut clients) = serve(folder.path()).await;
+    let (process, mut clients) = serve(folder.path()).await;
     clients
         .create_source(csv_source("events", &source, &[("v", "int64")]))
         .await
@@ -168,34 +253,42 @@ async fn survives(what: &str, sql: &str, prior: bool) {
             .await
             .expect("registered");
     }
-    let name = clients.create(hours("shaken")).await.expect("created").name;
-
-    let mut events = Vec::new();
-    let mut kills = 0;
-    while kills < KILLS {
-        let life = Duration::from_millis(random.below(LONGEST_LIFE_MS));
-        follow(&mut clients, &name, life, &mut events).await;
-        control(&mut clients, &name, &mut random, !prior).await;
-        if clients.get(&name).await.end_time.is_some() {
-            break;
-        }
-        drop(process);
-        kills += 1;
-        (process, clients) = serve(folder.path()).await;
-        go_on(&mut clients, &name).await;
-    }
-    println!("{what}: {kills} kills");
-    follow(&mut clients, &name, Duration::from_secs(60), &mut events).await;
-    assert_dense(&events);
-    assert_eq!(events, clients.events(&name, 0).await, "PR-1");
-    check_published_once(&mut clients, &name, &events).await;
-
     let calm = clients.run_well(hours("calm")).await;
-    assert_eq!(clients.rows("shaken").await, clients.rows("calm").await);
-    let shaken = clients.get(&name).await;
-    assert_eq!(shaken.rows_read, calm.backfill.rows_read);
-    assert_eq!(shaken.rows_written, calm.backfill.rows_written);
-    drop(process);
+    let rows = clients.rows("calm").await;
+
+    let mut shaken = Shaken {
+        folder: folder.path(),
+        process,
+        clients,
+        random,
+        kills: 0,
+        parallel: !prior,
+    };
+    let mut runs = 0;
+    while shaken.kills < kills {
+        let ended = shaken.run(kills).await;
+        runs += 1;
+        assert_eq!(shaken.clients.rows("shaken").await, rows);
+        assert_eq!(ended.rows_read, calm.backfill.rows_read);
+        assert_eq!(ended.rows_written, calm.backfill.rows_written);
+        // One for each partition that has rows, and none that an attempt before a kill left.
+        await_data_files(folder.path(), runs * (HOURS - HOURS / 5)).await;
+    }
+    println!("{what}: {} kills in {runs} backfills", shaken.kills);
+}
+
+/// Waits until the table has so many data files: those of dead attempts go after the backfill's end.
+async fn await_data_files(folder: &Path, due: usize) {
+    let data = folder.join("data/warehouse/shaken/data");
+    let count = || std::fs::read_dir(&data).expect("a folder").count();
+    let tidy = async {
+        while count() != due {
+            pause(20).await;
+        }
+    };
+    if timeout(TIDY, tidy).await.is_err() {
+        panic!("{} data files instead of {due}", count());
+    }
 }
 
 /// `BF-1`, as the events, the partitions and the table itself tell it.

@@ -5,8 +5,10 @@
 
 mod backfill_control;
 mod backfill_crash;
+mod backfill_determinism;
 mod backfill_knowledge;
 mod backfill_leakage;
+mod backfill_matrix;
 mod backfill_planning;
 mod backfill_run;
 mod backfill_sources;
