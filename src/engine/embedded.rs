@@ -110,10 +110,11 @@ impl Embedded {
             basis: work.basis,
             available_by: work.available_by,
         };
-        let context = self.sessions.open(&work.inputs, &scope)?;
-        let logical = self.sessions.plan(&context, &work.inputs, &scope).await?;
-        let physical = context.state().create_physical_plan(&logical).await?;
-        let mut batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
+        // Once: a copy holds every function there is.
+        let state = self.sessions.open(&work.inputs, &scope)?.state();
+        let logical = self.sessions.plan(&state, &work.inputs, &scope).await?;
+        let physical = state.create_physical_plan(&logical).await?;
+        let mut batches = execute_stream(Arc::clone(&physical), state.task_ctx())?;
         let table = &work.inputs.transform.spec.output_table;
         let mut writer = self
             .lake

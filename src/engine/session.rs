@@ -118,9 +118,9 @@ impl Sessions {
 
     /// A session that holds `inputs` as `scope` may see them.
     pub(super) fn open(&self, inputs: &PinnedInputs, scope: &Scope) -> Result<SessionContext> {
-        let state = SessionStateBuilder::new_from_existing(self.template.clone())
-            .with_catalog_list(empty_catalog(self.template.config())?)
-            .build();
+        // A builder would register every function anew.
+        let mut state = self.template.clone();
+        state.register_catalog_list(empty_catalog(self.template.config())?);
         let context = SessionContext::new_with_state(state);
         for source in &inputs.sources {
             self.add_source(&context, inputs, source, scope)?;
@@ -134,14 +134,13 @@ impl Sessions {
         Ok(context)
     }
 
-    /// The query of `inputs`, planned in `context` with its parameters bound.
+    /// The query of `inputs`, planned in the `state` of a session with its parameters bound.
     pub(super) async fn plan(
         &self,
-        context: &SessionContext,
+        state: &SessionState,
         inputs: &PinnedInputs,
         scope: &Scope,
     ) -> Result<LogicalPlan> {
-        let state = context.state();
         let dialect = state.config().options().sql_parser.dialect;
         let statement = state.sql_to_statement(&inputs.transform.spec.sql, &dialect)?;
         nesting::check_statement(&statement)?;
