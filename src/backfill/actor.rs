@@ -8,7 +8,7 @@ mod attempts;
 mod requests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -38,6 +38,14 @@ use crate::{
 /// Commands that one turn takes up: they share a flush.
 const TURN: usize = 1024;
 
+/// Backfills that ended whose latest events are kept in memory.
+const ENDED: usize = 16;
+/// How long a table rests after a commit, in times that the commit took. Partitions gather meanwhile: a commit costs the more
+/// the more snapshots a table has, and so takes no more than a fifth of the time.
+const REST_FACTOR: u32 = 4;
+/// The longest rest.
+const LONGEST_REST: Duration = Duration::from_millis(250);
+
 /// What the task is told.
 #[derive(Debug)]
 pub(super) enum Message {
@@ -62,7 +70,14 @@ pub(super) enum Message {
         /// It was stopped because it took longer than this.
         timed_out: Option<Duration>,
     },
-    PublishEnded(PublishDone),
+    PublishEnded {
+        done: PublishDone,
+        took: Duration,
+    },
+    /// The rest after a table's commit is over.
+    Rested {
+        table: String,
+    },
     RetryDue {
         name: String,
         index: u32,
@@ -109,6 +124,8 @@ pub(super) struct Actor {
     max_active: usize,
     /// Slots granted so far.
     grants: u64,
+    /// The latest that ended: their watchers are still being told.
+    ended: VecDeque<Arc<Watched>>,
     /// The tidying up after backfills that ended. Nothing of theirs may start before it is over.
     tidying: HashMap<String, JoinHandle<()>>,
     tasks: TaskTracker,
@@ -144,6 +161,7 @@ impl Actor {
             live: BTreeMap::new(),
             max_active: max_active as usize,
             grants: 0,
+            ended: VecDeque::new(),
             tidying: HashMap::new(),
             tasks: TaskTracker::new(),
             closing: None,
@@ -245,7 +263,11 @@ impl Actor {
                 outcome,
                 timed_out,
             } => self.attempt_ended(&name, index, attempt, *outcome, timed_out, turn),
-            Message::PublishEnded(done) => self.publish_ended(done, turn),
+            Message::PublishEnded { done, took } => self.publish_ended(done, took, turn),
+            Message::Rested { table } => {
+                self.publisher.rested(&table);
+                self.publish_more(&table);
+            }
             Message::RetryDue {
                 name,
                 index,
@@ -279,8 +301,9 @@ impl Actor {
             .extend(actions.map(|action| (name.to_owned(), action)));
     }
 
-    fn publish_ended(&mut self, done: PublishDone, turn: &mut Turn) {
+    fn publish_ended(&mut self, done: PublishDone, took: Duration, turn: &mut Turn) {
         self.publisher.ended(&done);
+        self.rest(&done.table, took);
         for item in done.items {
             let command = match &done.outcome {
                 Ok(snapshot_id) => Command::Published(PublishedAttempt {
@@ -385,8 +408,10 @@ impl Actor {
             };
             let mut visible = live.watched.visible.write();
             let mut meter = live.watched.meter.lock();
+            let mut recent = live.watched.recent.lock();
             for event in events {
                 visible.apply(event);
+                recent.push(event);
                 meter.start(now_micros);
                 if let Some(rows) = finished_rows(event) {
                     meter.record(now_micros, rows);
@@ -441,16 +466,38 @@ impl Actor {
         self.publish_more(&table);
     }
 
-    /// Starts the next commit on `table`, if none is under way: all that is ready goes into it.
+    /// Starts the next commit on `table`, if none is under way: all that is ready goes into it. A table that rests is left
+    /// alone while more is being computed for it.
     fn publish_more(&mut self, table: &str) {
-        let Some(commit) = self.publisher.next_commit(table) else {
+        let more_comes = self.live.values().any(|live| {
+            !live.attempts.is_empty() && live.watched.record.plan.output_table == table
+        });
+        let Some(commit) = self.publisher.next_commit(table, more_comes) else {
             return;
         };
         let messages = self.messages.clone();
+        let clock = Arc::clone(&self.shared.clock);
         self.tasks.spawn(async move {
+            let started_micros = clock.monotonic_micros();
             let done = commit.await;
+            let took_micros = clock.monotonic_micros() - started_micros;
+            let took = Duration::from_micros(u64::try_from(took_micros).unwrap_or(0));
             // An executor that is gone asks the table when it comes back.
-            let _ = messages.send(Message::PublishEnded(done)).await;
+            let _ = messages.send(Message::PublishEnded { done, took }).await;
+        });
+    }
+
+    /// Lets partitions gather after a commit that took so long.
+    fn rest(&self, table: &str, took: Duration) {
+        let rest = took.saturating_mul(REST_FACTOR).min(LONGEST_REST);
+        let pause = self.shared.clock.sleep(rest);
+        let messages = self.messages.clone();
+        let table = table.to_owned();
+        // Not tracked: nobody need wait for it.
+        tokio::spawn(async move {
+            pause.await;
+            // An executor that is gone needs no waking.
+            let _ = messages.send(Message::Rested { table }).await;
         });
     }
 
@@ -459,6 +506,12 @@ impl Actor {
             return;
         };
         tracing::info!(backfill = %name, state = ?live.state.state, "ended");
+        self.ended.push_back(Arc::clone(&live.watched));
+        if self.ended.len() > ENDED
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            oldest.recent.lock().clear();
+        }
         let journal = self.shared.journal.clone();
         let leftovers = self.publisher.remove_leftovers(&live.watched.record);
         let key = name.to_owned();
