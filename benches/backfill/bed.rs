@@ -147,10 +147,11 @@ impl Server {
                 self.clock.sleep(LOOK_EVERY).await;
                 continue;
             }
-            return match backfill.state() {
-                pb::BackfillState::Succeeded => Ok(backfill),
-                state => Err(format!("{name} ended as {}", state.as_str_name()).into()),
-            };
+            let state = backfill.state();
+            if state != pb::BackfillState::Succeeded {
+                return Err(format!("{name} ended as {}", state.as_str_name()).into());
+            }
+            return Ok(backfill);
         }
     }
 
@@ -203,10 +204,10 @@ pub(crate) async fn connect(address: &str) -> Result<Channel, Fault> {
 
 /// Seconds from its creation to its end.
 pub(crate) fn wall_seconds(backfill: &pb::Backfill) -> Result<f64, Fault> {
-    let micros = |time: &Option<prost_types::Timestamp>| {
-        time.as_ref().map(|time| micros(time)).ok_or("no time")
-    };
-    Ok((micros(&backfill.end_time)? - micros(&backfill.create_time)?) as f64 / 1e6)
+    let micros = |time: &Option<prost_types::Timestamp>| time.as_ref().map(micros);
+    let (created, ended) = (micros(&backfill.create_time), micros(&backfill.end_time));
+    let (created, ended) = created.zip(ended).ok_or("it has not ended")?;
+    Ok((ended - created) as f64 / 1e6)
 }
 
 pub(crate) fn micros(time: &prost_types::Timestamp) -> i64 {
