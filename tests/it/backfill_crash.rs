@@ -24,7 +24,7 @@ use crate::backfill_support::{
 
 const HOURS: usize = 60;
 /// Of each transform's server, unless the environment says otherwise.
-const KILLS: usize = 6;
+const KILLS: usize = 15;
 /// A life of the server ends after at most this long.
 const LONGEST_LIFE_MS: u64 = 500;
 /// A start that is not waited for ends after at most this long.
