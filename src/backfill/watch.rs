@@ -401,6 +401,37 @@ mod tests {
     use super::*;
 
     #[test]
+    fn recent_events_are_given_without_a_gap_or_not_at_all() {
+        let mut recent = Recent::default();
+        let event = |sequence| Event {
+            sequence,
+            time_micros: 0,
+            change: Change::Created,
+        };
+        assert!(recent.after(0, 9).is_none(), "none are here");
+        for sequence in 5..RECENT as u64 + 7 {
+            recent.push(&event(sequence));
+        }
+        // 5 and 6 made room.
+        let sequences = |after, limit| {
+            let events = recent.after(after, limit)?;
+            Some(
+                events
+                    .iter()
+                    .map(|event| event.sequence)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(sequences(5, 9), None);
+        assert_eq!(sequences(6, 3), Some(vec![7, 8, 9]));
+        let last = RECENT as u64 + 6;
+        assert_eq!(sequences(last - 1, 9), Some(vec![last]));
+        assert_eq!(sequences(last, 9), None, "nothing follows it");
+        recent.clear();
+        assert!(recent.after(6, 9).is_none());
+    }
+
+    #[test]
     fn rates_look_back_over_the_window_only() {
         let mut meter = Meter::default();
         assert_eq!(meter.rates(1_000_000), (0.0, 0.0));
