@@ -18,6 +18,7 @@ use crate::{
     ids::{IdSource, SystemIds},
     kv::{self, Database},
     lake::{self, Lake},
+    limits::{self, Limits},
     pb::{
         FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
         backfill_service_server::BackfillServiceServer,
@@ -101,6 +102,9 @@ pub enum Error {
     /// The catalog cannot be read.
     #[error(transparent)]
     Catalog(#[from] catalog::Error),
+    /// The rate limits cannot be read.
+    #[error(transparent)]
+    Limits(#[from] limits::Error),
     /// The warehouse cannot be opened.
     #[error(transparent)]
     Lake(#[from] lake::Error),
@@ -132,6 +136,7 @@ pub struct RunningServer {
     address: SocketAddr,
     backfills: Handle,
     store: Store,
+    limits: Limits,
     database: Database,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
@@ -173,6 +178,7 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
         address,
         backfills: parts.backfills,
         store: parts.store,
+        limits: parts.limits,
         database: parts.database,
         stop,
         serving,
@@ -195,6 +201,7 @@ impl RunningServer {
             address,
             backfills,
             store,
+            limits,
             database,
             stop,
             serving,
@@ -203,6 +210,7 @@ impl RunningServer {
         tracing::info!(%address, "stopping");
         backfills.shutdown().await;
         store.end_streams();
+        limits.stop();
         // The task may have ended by itself.
         let _ = stop.send(());
         let outcome = tokio::select! {
@@ -214,7 +222,8 @@ impl RunningServer {
         };
         tokio::task::spawn_blocking(move || {
             store.close();
-            database.flush()
+            limits.close()?;
+            Ok::<_, Error>(database.flush()?)
         })
         .await
         .map_err(|error| Error::Broken(error.to_string()))??;
@@ -228,6 +237,7 @@ struct Parts {
     catalog: Catalog,
     store: Store,
     lake: Lake,
+    limits: Limits,
     engine: Embedded,
     backfills: Handle,
 }
@@ -235,7 +245,7 @@ struct Parts {
 async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Error> {
     let opening = config.clone();
     let opening_clock = Arc::clone(&clock);
-    let (database, catalog, store, lake) =
+    let (database, catalog, store, lake, limits) =
         tokio::task::spawn_blocking(move || open_storage(&opening, opening_clock))
             .await
             .map_err(|error| Error::Broken(error.to_string()))??;
@@ -265,6 +275,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
         catalog,
         store,
         lake,
+        limits,
         engine,
         backfills,
     })
@@ -273,7 +284,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
 fn open_storage(
     config: &ServerConfig,
     clock: Arc<dyn Clock>,
-) -> Result<(Database, Catalog, Store, Lake), Error> {
+) -> Result<(Database, Catalog, Store, Lake, Limits), Error> {
     let database = Database::open(
         &config.data_dir.join(store::copy::DATABASE_FOLDER),
         config.store_cache_bytes,
@@ -289,8 +300,9 @@ fn open_storage(
         .warehouse_dir
         .clone()
         .unwrap_or_else(|| config.data_dir.join("warehouse"));
-    let lake = Lake::open(&warehouse, &database, clock)?;
-    Ok((database, catalog, store, lake))
+    let lake = Lake::open(&warehouse, &database, Arc::clone(&clock))?;
+    let limits = Limits::open(&database, clock)?;
+    Ok((database, catalog, store, lake, limits))
 }
 
 async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> {
