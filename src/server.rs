@@ -14,15 +14,18 @@ use crate::{
     engine::{self, Embedded, EmbeddedConfig},
     grpc::{
         admin::AdminApi, backfill::BackfillApi, catalog::CatalogApi, entity_store::EntityStore,
+        rate_limit::RateLimitApi,
     },
     ids::{IdSource, SystemIds},
     kv::{self, Database},
     lake::{self, Lake},
+    limits::{self, Leases, Limits},
     pb::{
         FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
         backfill_service_server::BackfillServiceServer,
         catalog_service_server::CatalogServiceServer,
         entity_store_service_server::EntityStoreServiceServer,
+        rate_limit_service_server::RateLimitServiceServer,
     },
     store::{self, Store},
     time::Clock,
@@ -101,6 +104,9 @@ pub enum Error {
     /// The catalog cannot be read.
     #[error(transparent)]
     Catalog(#[from] catalog::Error),
+    /// The rate limits cannot be read.
+    #[error(transparent)]
+    Limits(#[from] limits::Error),
     /// The warehouse cannot be opened.
     #[error(transparent)]
     Lake(#[from] lake::Error),
@@ -132,6 +138,7 @@ pub struct RunningServer {
     address: SocketAddr,
     backfills: Handle,
     store: Store,
+    limits: Limits,
     database: Database,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
@@ -173,6 +180,7 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
         address,
         backfills: parts.backfills,
         store: parts.store,
+        limits: parts.limits,
         database: parts.database,
         stop,
         serving,
@@ -195,6 +203,7 @@ impl RunningServer {
             address,
             backfills,
             store,
+            limits,
             database,
             stop,
             serving,
@@ -203,6 +212,7 @@ impl RunningServer {
         tracing::info!(%address, "stopping");
         backfills.shutdown().await;
         store.end_streams();
+        limits.stop();
         // The task may have ended by itself.
         let _ = stop.send(());
         let outcome = tokio::select! {
@@ -214,7 +224,8 @@ impl RunningServer {
         };
         tokio::task::spawn_blocking(move || {
             store.close();
-            database.flush()
+            limits.close()?;
+            Ok::<_, Error>(database.flush()?)
         })
         .await
         .map_err(|error| Error::Broken(error.to_string()))??;
@@ -228,6 +239,7 @@ struct Parts {
     catalog: Catalog,
     store: Store,
     lake: Lake,
+    limits: Limits,
     engine: Embedded,
     backfills: Handle,
 }
@@ -235,7 +247,7 @@ struct Parts {
 async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Error> {
     let opening = config.clone();
     let opening_clock = Arc::clone(&clock);
-    let (database, catalog, store, lake) =
+    let (database, catalog, store, lake, limits) =
         tokio::task::spawn_blocking(move || open_storage(&opening, opening_clock))
             .await
             .map_err(|error| Error::Broken(error.to_string()))??;
@@ -265,6 +277,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
         catalog,
         store,
         lake,
+        limits,
         engine,
         backfills,
     })
@@ -273,7 +286,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
 fn open_storage(
     config: &ServerConfig,
     clock: Arc<dyn Clock>,
-) -> Result<(Database, Catalog, Store, Lake), Error> {
+) -> Result<(Database, Catalog, Store, Lake, Limits), Error> {
     let database = Database::open(
         &config.data_dir.join(store::copy::DATABASE_FOLDER),
         config.store_cache_bytes,
@@ -289,8 +302,9 @@ fn open_storage(
         .warehouse_dir
         .clone()
         .unwrap_or_else(|| config.data_dir.join("warehouse"));
-    let lake = Lake::open(&warehouse, &database, clock)?;
-    Ok((database, catalog, store, lake))
+    let lake = Lake::open(&warehouse, &database, Arc::clone(&clock))?;
+    let limits = Limits::open(&database, clock)?;
+    Ok((database, catalog, store, lake, limits))
 }
 
 async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> {
@@ -308,6 +322,10 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
     let admin = AdminServiceServer::new(AdminApi {
         store: parts.store.clone(),
     });
+    let rate_limit = RateLimitServiceServer::new(RateLimitApi {
+        limits: parts.limits.clone(),
+        leases: Leases::new(SystemIds::shared(), Arc::clone(clock)),
+    });
     let (health, health_service) = tonic_health::server::health_reporter();
     health
         .set_serving::<EntityStoreServiceServer<EntityStore>>()
@@ -319,6 +337,9 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
         .set_serving::<BackfillServiceServer<BackfillApi>>()
         .await;
     health.set_serving::<AdminServiceServer<AdminApi>>().await;
+    health
+        .set_serving::<RateLimitServiceServer<RateLimitApi>>()
+        .await;
     let reflection = |error: tonic_reflection::server::Error| Error::Broken(error.to_string());
     let reflection_v1 = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -334,6 +355,7 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
         .add_service(catalog)
         .add_service(backfill)
         .add_service(admin)
+        .add_service(rate_limit)
         .add_service(health_service)
         .add_service(reflection_v1)
         .add_service(reflection_v1alpha))
