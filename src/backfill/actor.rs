@@ -24,7 +24,7 @@ use super::{
     decide::{Action, Command, Cost, decide},
     executor::{Shared, same_request},
     journal::bounded_message,
-    model::{BackfillSpec, BackfillState, Change, Event, Parent, Plan, Record},
+    model::{BackfillSpec, BackfillState, Change, Event, Parent, PartitionWaits, Plan, Record},
     publish::{PublishDone, PublishItem, Publisher},
     slots::{self, Claim},
     state::State,
@@ -60,6 +60,11 @@ pub(super) enum Message {
     TaskEnded {
         name: String,
         attempts: Vec<EndedAttempt>,
+    },
+    /// An attempt waits for a rate limit.
+    Waits {
+        name: String,
+        waits: PartitionWaits,
     },
     PublishEnded(PublishDone),
     RetryDue {
@@ -265,6 +270,9 @@ impl Actor {
                 for ended in attempts {
                     self.attempt_ended(&name, ended, turn);
                 }
+            }
+            Message::Waits { name, waits } => {
+                self.command(&name, Command::Waits(waits), turn);
             }
             Message::PublishEnded(done) => self.publish_ended(done, turn),
             Message::RetryDue {
