@@ -13,6 +13,7 @@
 //! | [`engine`] | a transform's SQL in a session pinned to one partition and one basis | which partitions run |
 //! | [`lake`] | output tables in Iceberg: staging, replacing partitions, reading back | when that happens |
 //! | [`backfill`] | plans, the journalled state machine, the executor, watching | what a partition computes |
+//! | [`limits`] | rate limits of outside systems: quotas, turns, back-off | how calls are made |
 //! | [`grpc`] | wire types to domain and back, one file per service, errors to `Status` | everything else |
 //! | [`server`] | all of it put together | |
 //! | [`cli`] | the command line: the server's and the clients' | |
@@ -30,6 +31,7 @@ pub mod grpc;
 pub mod ids;
 pub mod kv;
 pub mod lake;
+pub mod limits;
 pub mod server;
 pub mod store;
 pub mod telemetry;

@@ -19,6 +19,7 @@ use crate::{
     ids::{IdSource, SystemIds},
     kv::{self, Database},
     lake::{self, Lake},
+    limits::{self, Limits},
     pb::{
         FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
         backfill_service_server::BackfillServiceServer,
@@ -102,6 +103,9 @@ pub enum Error {
     /// The catalog cannot be read.
     #[error(transparent)]
     Catalog(#[from] catalog::Error),
+    /// The rate limits cannot be read.
+    #[error(transparent)]
+    Limits(#[from] limits::Error),
     /// The warehouse cannot be opened.
     #[error(transparent)]
     Lake(#[from] lake::Error),
@@ -133,6 +137,7 @@ pub struct RunningServer {
     address: SocketAddr,
     backfills: Handle,
     store: Store,
+    limits: Limits,
     database: Database,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
@@ -174,6 +179,7 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
         address,
         backfills: parts.backfills,
         store: parts.store,
+        limits: parts.limits,
         database: parts.database,
         stop,
         serving,
@@ -196,6 +202,7 @@ impl RunningServer {
             address,
             backfills,
             store,
+            limits,
             database,
             stop,
             serving,
@@ -204,6 +211,7 @@ impl RunningServer {
         tracing::info!(%address, "stopping");
         backfills.shutdown().await;
         store.end_streams();
+        limits.stop();
         // The task may have ended by itself.
         let _ = stop.send(());
         let outcome = tokio::select! {
@@ -215,7 +223,8 @@ impl RunningServer {
         };
         tokio::task::spawn_blocking(move || {
             store.close();
-            database.flush()
+            limits.close()?;
+            Ok::<_, Error>(database.flush()?)
         })
         .await
         .map_err(|error| Error::Broken(error.to_string()))??;
@@ -229,6 +238,7 @@ struct Parts {
     catalog: Catalog,
     store: Store,
     lake: Lake,
+    limits: Limits,
     engine: Embedded,
     backfills: Handle,
 }
@@ -236,7 +246,7 @@ struct Parts {
 async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Error> {
     let opening = config.clone();
     let opening_clock = Arc::clone(&clock);
-    let (database, catalog, store, lake) =
+    let (database, catalog, store, lake, limits) =
         tokio::task::spawn_blocking(move || open_storage(&opening, opening_clock))
             .await
             .map_err(|error| Error::Broken(error.to_string()))??;
@@ -273,6 +283,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
         catalog,
         store,
         lake,
+        limits,
         engine,
         backfills,
     })
@@ -281,7 +292,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
 fn open_storage(
     config: &ServerConfig,
     clock: Arc<dyn Clock>,
-) -> Result<(Database, Catalog, Store, Lake), Error> {
+) -> Result<(Database, Catalog, Store, Lake, Limits), Error> {
     let database = Database::open(
         &config.data_dir.join(store::copy::DATABASE_FOLDER),
         config.store_cache_bytes,
@@ -293,8 +304,9 @@ fn open_storage(
         .warehouse_dir
         .clone()
         .unwrap_or_else(|| config.data_dir.join("warehouse"));
-    let lake = Lake::open(&warehouse, &database, clock)?;
-    Ok((database, catalog, store, lake))
+    let lake = Lake::open(&warehouse, &database, Arc::clone(&clock))?;
+    let limits = Limits::open(&database, clock)?;
+    Ok((database, catalog, store, lake, limits))
 }
 
 async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> {

@@ -49,7 +49,8 @@ pub fn to_status(error: &impl Classify) -> Status {
         let description = bounded(error.to_string(), MAX_PART_BYTES);
         details.add_precondition_failure_violation(error.reason(), "", description);
     }
-    if let ErrorKind::Exhausted { retry_after } = kind {
+    if let ErrorKind::Exhausted { retry_after } | ErrorKind::DeadlineExceeded { retry_after } = kind
+    {
         details.set_retry_info(Some(retry_after));
     }
     let text = bounded(public_text(error, kind), MAX_TEXT_BYTES);
@@ -84,6 +85,7 @@ fn public_text(error: &impl Classify, kind: ErrorKind) -> String {
         | ErrorKind::Conflict
         | ErrorKind::OutOfRange
         | ErrorKind::Exhausted { .. }
+        | ErrorKind::DeadlineExceeded { .. }
         | ErrorKind::Unavailable
         | ErrorKind::Unauthenticated
         | ErrorKind::Denied
@@ -111,6 +113,7 @@ fn code(kind: ErrorKind) -> Code {
         ErrorKind::Conflict => Code::Aborted,
         ErrorKind::OutOfRange => Code::OutOfRange,
         ErrorKind::Exhausted { .. } => Code::ResourceExhausted,
+        ErrorKind::DeadlineExceeded { .. } => Code::DeadlineExceeded,
         ErrorKind::Unavailable => Code::Unavailable,
         ErrorKind::Unauthenticated => Code::Unauthenticated,
         ErrorKind::Denied => Code::PermissionDenied,

@@ -32,12 +32,13 @@ pub(super) enum Role {
 /// it names. A backfill's record is read before its events, so that no record is without them; these before what the
 /// partitions that they tell of were made from; all before the tables' pointers, which may be ahead of the journal (as after
 /// a crash between the two) but never behind.
-pub(super) const COPIED: [(&str, Form); 5] = [
+pub(super) const COPIED: [(&str, Form); 6] = [
     ("backfills", Form::Large),
     ("backfill_events", Form::Plain),
     ("backfill_inputs", Form::Large),
     ("tables", Form::Plain),
     ("catalog", Form::Large),
+    ("rate_limits", Form::Plain),
 ];
 
 pub(super) const LOG: &str = "log";

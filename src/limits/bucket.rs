@@ -1,0 +1,200 @@
+//! Rate and burst: governor's GCRA over a stamp of our clock, with a state that can be moved to another rate.
+//!
+//! The state is the theoretical arrival time: what was taken and has not come back yet, as the time that it takes. With `n`
+//! permits taken at once it is never more than `burst` intervals ahead of now, so in any window of length `w` at most
+//! `burst + w / interval` permits are granted. Pure: the instant of each call is a parameter.
+
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::Clock,
+    middleware::NoOpMiddleware,
+    nanos::Nanos,
+    state::{NotKeyed, StateStore},
+};
+
+/// Nanoseconds of the monotonic clock.
+pub(super) type Instant = u64;
+
+/// A clock that stands where the last call put it.
+#[derive(Debug, Clone, Default)]
+struct Stamp(Arc<AtomicU64>);
+
+impl Clock for Stamp {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Nanos::new(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// The theoretical arrival time. One thread at a time changes it: the limit's lock sees to that.
+#[derive(Debug, Clone, Default)]
+struct Arrival(Arc<AtomicU64>);
+
+impl StateStore for Arrival {
+    type Key = NotKeyed;
+
+    fn measure_and_replace<T, F, E>(&self, _key: &NotKeyed, decide: F) -> Result<T, E>
+    where
+        F: Fn(Option<Nanos>) -> Result<(T, Nanos), E>,
+    {
+        let (outcome, next) = decide(Some(Nanos::new(self.0.load(Ordering::Relaxed))))?;
+        self.0.store(next.as_u64(), Ordering::Relaxed);
+        Ok(outcome)
+    }
+}
+
+/// A rate with a burst.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    interval_nanos: u64,
+    burst: u32,
+    stamp: Stamp,
+    arrival: Arrival,
+    limiter: RateLimiter<NotKeyed, Arrival, Stamp, NoOpMiddleware<Nanos>>,
+}
+
+impl Bucket {
+    /// A full bucket: `burst` permits can be taken at once.
+    pub(super) fn new(interval_nanos: u64, burst: u32) -> Self {
+        Self::with(interval_nanos, burst, Arrival::default())
+    }
+
+    fn with(interval_nanos: u64, burst: u32, arrival: Arrival) -> Self {
+        let interval_nanos = interval_nanos.max(1);
+        let stamp = Stamp::default();
+        let size = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::with_period(Duration::from_nanos(interval_nanos))
+            .unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN))
+            .allow_burst(size);
+        Self {
+            interval_nanos,
+            burst: size.get(),
+            // Its start is the stamp's zero, so that the arrival time counts on the same axis as our instants.
+            limiter: RateLimiter::new(quota, arrival.clone(), stamp.clone()),
+            stamp,
+            arrival,
+        }
+    }
+
+    /// The same bucket with another rate and burst: what was taken and has not come back stays taken.
+    pub(super) fn reshape(&mut self, interval_nanos: u64, burst: u32, now: Instant) {
+        if interval_nanos == self.interval_nanos && burst == self.burst {
+            return;
+        }
+        let behind = self.arrival().saturating_sub(now);
+        let taken = u128::from(behind) * u128::from(interval_nanos.max(1));
+        let behind = taken.div_ceil(u128::from(self.interval_nanos));
+        let arrival = now.saturating_add(u64::try_from(behind).unwrap_or(u64::MAX));
+        let moved = Arrival(Arc::new(AtomicU64::new(arrival)));
+        *self = Self::with(interval_nanos, burst, moved);
+    }
+
+    /// Takes `permits`, or says when they could be taken.
+    pub(super) fn take(&self, permits: u32, now: Instant) -> Result<(), Instant> {
+        let Some(permits) = NonZeroU32::new(permits) else {
+            return Ok(());
+        };
+        self.stamp.0.store(now, Ordering::Relaxed);
+        match self.limiter.check_n(permits) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(not_until)) => Err(not_until.earliest_possible().as_u64()),
+            // Whoever asks has been told the most; after a change of the burst it is checked again.
+            Err(_) => Err(Instant::MAX),
+        }
+    }
+
+    /// Puts `permits` back. They count as never taken; what time brought back already is not brought back twice.
+    pub(super) fn put_back(&self, permits: u32) {
+        let back = self.interval_nanos.saturating_mul(u64::from(permits));
+        let arrival = self.arrival().saturating_sub(back);
+        self.arrival.0.store(arrival, Ordering::Relaxed);
+    }
+
+    /// Takes all that is there at `now`.
+    pub(super) fn drain(&self, now: Instant) {
+        let full = self.interval_nanos.saturating_mul(u64::from(self.burst));
+        let arrival = self.arrival().max(now.saturating_add(full));
+        self.arrival.0.store(arrival, Ordering::Relaxed);
+    }
+
+    /// When `permits` more than the `ahead` could be taken, if nobody else takes any.
+    pub(super) fn when(&self, ahead: u64, permits: u32, now: Instant) -> Instant {
+        let total = ahead.saturating_add(u64::from(permits));
+        let total = self.interval_nanos.saturating_mul(total);
+        let full = self.interval_nanos.saturating_mul(u64::from(self.burst));
+        let arrival = self.arrival().max(now);
+        arrival.saturating_add(total).saturating_sub(full).max(now)
+    }
+
+    fn arrival(&self) -> Instant {
+        self.arrival.0.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn a_burst_then_one_each_interval() {
+        let bucket = Bucket::new(10 * MS, 3);
+        let start = 1_000 * MS;
+        assert_eq!(bucket.take(3, start), Ok(()));
+        assert_eq!(bucket.take(1, start), Err(start + 10 * MS));
+        assert_eq!(bucket.take(1, start + 10 * MS - 1), Err(start + 10 * MS));
+        assert_eq!(bucket.take(1, start + 10 * MS), Ok(()));
+        assert_eq!(bucket.take(2, start + 10 * MS), Err(start + 30 * MS));
+        assert_eq!(bucket.when(0, 2, start + 10 * MS), start + 30 * MS);
+        assert_eq!(bucket.when(4, 2, start + 10 * MS), start + 70 * MS);
+    }
+
+    #[test]
+    fn what_is_put_back_can_be_taken_and_never_exceeds_the_burst() {
+        let bucket = Bucket::new(10 * MS, 3);
+        assert_eq!(bucket.take(3, MS), Ok(()));
+        bucket.put_back(2);
+        assert_eq!(bucket.take(2, MS), Ok(()));
+        assert!(bucket.take(1, MS).is_err());
+        let later = 1_000 * MS;
+        bucket.put_back(3);
+        assert_eq!(bucket.take(3, later), Ok(()));
+        assert!(bucket.take(1, later).is_err(), "no more than the burst");
+    }
+
+    #[test]
+    fn another_rate_keeps_what_was_taken() {
+        let mut bucket = Bucket::new(10 * MS, 4);
+        let now = 500 * MS;
+        assert_eq!(bucket.take(4, now), Ok(()));
+        bucket.reshape(20 * MS, 4, now);
+        assert_eq!(bucket.take(1, now), Err(now + 20 * MS));
+        bucket.reshape(5 * MS, 4, now);
+        assert_eq!(bucket.take(1, now), Err(now + 5 * MS));
+        bucket.reshape(5 * MS, 8, now);
+        assert_eq!(
+            bucket.take(4, now),
+            Ok(()),
+            "a larger burst is there at once"
+        );
+    }
+
+    #[test]
+    fn a_drained_bucket_fills_at_its_rate() {
+        let bucket = Bucket::new(10 * MS, 4);
+        bucket.drain(100 * MS);
+        assert_eq!(bucket.take(1, 100 * MS), Err(110 * MS));
+        assert_eq!(bucket.take(2, 120 * MS), Ok(()));
+    }
+}
