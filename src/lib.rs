@@ -9,6 +9,7 @@
 //! | [`kv`] | ordered key-value storage on sled, with a flush that survives power loss | what the bytes mean |
 //! | [`store`] | the bitemporal entity store: timelines, pages, commits, as-of reads | how it is asked over the wire |
 //! | [`catalog`] | declared sources, registered transforms | running them |
+//! | [`calls`] | what SQL asks of outside systems: requests, and answers that are kept | where SQL may call them |
 //! | [`engine`] | a transform's SQL in a session pinned to one partition and one basis | which partitions run |
 //! | [`lake`] | output tables in Iceberg: staging, replacing partitions, reading back | when that happens |
 //! | [`backfill`] | plans, the journalled state machine, the executor, watching | what a partition computes |
@@ -21,6 +22,7 @@
 //! [`grpc`]; one place turns errors into statuses; every invariant has a name and a test.
 
 pub mod backfill;
+pub mod calls;
 pub mod catalog;
 pub mod cli;
 pub mod engine;

@@ -10,6 +10,7 @@ use tonic::{
 
 use crate::{
     backfill::{self, Executor, ExecutorConfig, Handle, WatchSettings},
+    calls::{Calls, NoLimits},
     catalog::{self, Catalog},
     engine::{self, Embedded, EmbeddedConfig},
     grpc::{
@@ -256,7 +257,14 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
         memory_bytes: usize::try_from(config.engine_memory_bytes).unwrap_or(usize::MAX),
         spill_folder: config.data_dir.join("spill"),
     };
-    let engine = Embedded::start(store.clone(), lake.clone(), &engine_config)?;
+    let ids = SystemIds::shared() as Arc<dyn IdSource>;
+    let calls = Calls::new(
+        store.clone(),
+        Arc::new(NoLimits),
+        Arc::clone(&clock),
+        Arc::clone(&ids),
+    );
+    let engine = Embedded::start(store.clone(), lake.clone(), calls, &engine_config)?;
     let executor = Executor {
         database: database.clone(),
         catalog: catalog.clone(),
@@ -264,7 +272,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
         lake: lake.clone(),
         engine: Arc::new(engine.clone()),
         clock,
-        ids: SystemIds::shared() as Arc<dyn IdSource>,
+        ids,
         config: ExecutorConfig {
             default_max_active_partitions: config.max_active_partitions,
             max_active_partitions: config.server_active_partitions,
@@ -293,11 +301,7 @@ fn open_storage(
     )?;
     let catalog = Catalog::open(&database)?;
     let store = Store::open(&database, Arc::clone(&clock))?;
-    let writers = catalog.transforms();
-    store.restore_claims(writers.iter().filter_map(|transform| {
-        let output = transform.spec.output.entities()?;
-        Some((output.entity_type.clone(), transform.spec.name.clone()))
-    }));
+    store.restore_claims(catalog.entity_writers());
     let warehouse = config
         .warehouse_dir
         .clone()

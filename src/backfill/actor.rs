@@ -24,7 +24,7 @@ use super::{
     decide::{Action, Command, Cost, decide},
     executor::{Shared, same_request},
     journal::bounded_message,
-    model::{BackfillSpec, BackfillState, Change, Event, Parent, Plan, Record},
+    model::{BackfillSpec, BackfillState, Change, Event, Parent, PartitionWaits, Plan, Record},
     publish::{PublishDone, PublishItem, Publisher},
     slots::{self, Claim},
     state::State,
@@ -68,6 +68,11 @@ pub(super) enum Message {
     TaskEnded {
         name: String,
         attempts: Vec<EndedAttempt>,
+    },
+    /// An attempt waits for a rate limit.
+    Waits {
+        name: String,
+        waits: PartitionWaits,
     },
     PublishEnded {
         done: PublishDone,
@@ -295,6 +300,9 @@ impl Actor {
                 for ended in attempts {
                     self.attempt_ended(&name, ended, turn);
                 }
+            }
+            Message::Waits { name, waits } => {
+                self.command(&name, Command::Waits(waits), turn);
             }
             Message::PublishEnded { done, took } => self.publish_ended(done, took, turn),
             Message::Rested { output } => {

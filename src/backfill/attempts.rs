@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::model::{Change, EntityChanges, Event, PartitionChange, PartitionState};
+use super::model::{Change, EntityChanges, Event, PartitionChange, PartitionState, PartitionWaits};
+use crate::calls::CallCounts;
 
 /// One try at one partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub struct Attempt {
     pub peak_memory_bytes: u64,
     /// How long it waited for a slot.
     pub slot_wait_micros: u64,
+    /// What its external calls came to.
+    pub calls: CallCounts,
 }
 
 /// The attempts of some partitions, by partition.
@@ -47,8 +50,13 @@ impl Attempts {
 
     /// Folds one event in. Events come in order, each once.
     pub(super) fn apply(&mut self, event: &Event) {
-        let Change::Partition(change) = &event.change else {
-            return;
+        let change = match &event.change {
+            Change::Partition(change) => change,
+            Change::Waits(waits) => return self.waits(waits),
+            Change::Created
+            | Change::State(_)
+            | Change::Concurrency(_)
+            | Change::Resumed { .. } => return,
         };
         let Some(attempts) = self.0.get_mut(&change.index) else {
             return;
@@ -59,6 +67,18 @@ impl Attempts {
             && last.state == PartitionState::Running
         {
             end(last, change, event.time_micros);
+        }
+    }
+}
+
+impl Attempts {
+    /// What is known of a running attempt's calls.
+    fn waits(&mut self, waits: &PartitionWaits) {
+        let attempts = self.0.get_mut(&waits.index);
+        if let Some(last) = attempts.and_then(|attempts| attempts.last_mut())
+            && last.attempt == waits.attempt
+        {
+            last.calls = waits.calls;
         }
     }
 }
@@ -78,12 +98,16 @@ fn begun(change: &PartitionChange, time_micros: i64) -> Attempt {
         retry_at_micros: None,
         peak_memory_bytes: 0,
         slot_wait_micros: change.slot_wait_micros,
+        calls: CallCounts::default(),
     }
 }
 
 fn end(attempt: &mut Attempt, change: &PartitionChange, time_micros: i64) {
     attempt.end_micros = Some(time_micros);
     attempt.start_micros = change.began_at_micros.unwrap_or(attempt.start_micros);
+    if !change.calls.is_empty() {
+        attempt.calls = change.calls;
+    }
     attempt.peak_memory_bytes = change.peak_memory_bytes;
     attempt.state = match change.state {
         PartitionState::Succeeded => PartitionState::Succeeded,

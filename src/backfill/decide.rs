@@ -14,12 +14,13 @@ mod tasks;
 
 use super::{
     model::{
-        BackfillState, Change, Event, PartitionChange, PartitionState, Plan, PlannedPartition,
-        Receipt, Record,
+        BackfillState, Change, Event, PartitionChange, PartitionState, PartitionWaits, Plan,
+        PlannedPartition, Receipt, Record,
     },
     retry,
     state::{PartitionRun, State},
 };
+use crate::calls::CallCounts;
 
 /// Something that happened or is asked for.
 #[derive(Debug, Clone)]
@@ -53,6 +54,8 @@ pub(super) enum Command {
         /// What it took.
         cost: Cost,
     },
+    /// An attempt waits for a rate limit.
+    Waits(PartitionWaits),
     /// An attempt ended because it was told to.
     Stopped {
         /// Its partition.
@@ -95,6 +98,8 @@ pub(super) struct Cost {
     pub(super) peak_memory_bytes: u64,
     /// When it began to compute, if its task computed others before. In microseconds since the Unix epoch.
     pub(super) began_at_micros: Option<i64>,
+    /// What its external calls came to.
+    pub(super) calls: CallCounts,
 }
 
 /// An attempt whose rows are where they belong.
@@ -189,6 +194,7 @@ pub(super) fn decide(
             jitter,
             cost,
         } => step.failed(index, attempt, message, retryable.then_some(jitter), cost),
+        Command::Waits(waits) => step.waits(waits),
         Command::Stopped { index, attempt } => step.stopped(index, attempt),
         Command::Published(published) => step.published(&published),
         Command::RetryDue { index, attempt } => step.retry_due(index, attempt),
@@ -266,6 +272,7 @@ impl Step<'_> {
             bytes_written: published.bytes_written,
             peak_memory_bytes: published.cost.peak_memory_bytes,
             began_at_micros: published.cost.began_at_micros,
+            calls: published.cost.calls,
             staged_at_micros: published.staged_at_micros,
             snapshot_id: published.receipt.snapshot_id(),
             entities: published.receipt.entities(),
@@ -275,6 +282,12 @@ impl Step<'_> {
                 published.attempt,
             )
         }));
+    }
+
+    fn waits(&mut self, waits: PartitionWaits) {
+        if self.state.is_current(waits.index, waits.attempt) {
+            self.change(Change::Waits(waits));
+        }
     }
 
     fn failed(
@@ -297,6 +310,7 @@ impl Step<'_> {
             message: Some(message),
             peak_memory_bytes: cost.peak_memory_bytes,
             began_at_micros: cost.began_at_micros,
+            calls: cost.calls,
             ..PartitionChange::plain(index, PartitionState::Failed, attempt)
         };
         match self.retry_at(index, jitter) {

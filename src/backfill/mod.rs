@@ -36,8 +36,8 @@ pub use executor::{Executor, ExecutorConfig, Handle, Planned, Restatement};
 pub use history::Estimate;
 pub use model::{
     BackfillSpec, BackfillState, Change, DependencyShape, EntityChanges, Event, FrozenSource,
-    FrozenTable, Knowledge, Parent, PartitionChange, PartitionState, Plan, PlannedPartition,
-    Record, Reprocess, TransformPlan, TransformRef,
+    FrozenTable, Knowledge, Parent, PartitionChange, PartitionState, PartitionWaits, Plan,
+    PlannedPartition, Record, Reprocess, TransformPlan, TransformRef,
 };
 pub use stale::{Differs, FileChange, StalePage, StalePartition, StaleQuery, StaleReason};
 pub use state::{Counts, PartitionRun, State};

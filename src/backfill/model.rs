@@ -6,6 +6,7 @@ use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    calls::CallCounts,
     catalog::{Output, RetryPolicy},
     engine::SourceFile,
     store::Replaced,
@@ -79,6 +80,9 @@ pub struct BackfillSpec {
     pub priority: i64,
     /// For people and filters.
     pub labels: BTreeMap<String, String>,
+    /// Answers of external calls from before it was created do not count.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refresh_calls: bool,
 }
 
 /// A transform to run.
@@ -333,6 +337,8 @@ pub enum Change {
     State(BackfillState),
     /// A partition is in another state.
     Partition(PartitionChange),
+    /// A partition that runs waits for a rate limit.
+    Waits(PartitionWaits),
     /// So many partitions may compute at once from now on.
     Concurrency(u32),
     /// The server came back; so many attempts were fenced off.
@@ -382,6 +388,22 @@ pub struct PartitionChange {
     /// What publishing it changed, of an entity type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entities: Option<EntityChanges>,
+    /// What the attempt's external calls came to.
+    #[serde(default, skip_serializing_if = "CallCounts::is_empty")]
+    pub calls: CallCounts,
+}
+
+/// A running partition whose external calls wait.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionWaits {
+    /// Its place in the plan.
+    pub index: u32,
+    /// The attempt.
+    pub attempt: u32,
+    /// The rate limit.
+    pub limit: String,
+    /// What its calls came to so far.
+    pub calls: CallCounts,
 }
 
 /// What tells of a partition's publishing.
@@ -445,6 +467,7 @@ impl PartitionChange {
             retry_at_micros: None,
             snapshot_id: None,
             entities: None,
+            calls: CallCounts::default(),
         }
     }
 }

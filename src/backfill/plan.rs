@@ -459,6 +459,17 @@ fn warnings(input: &PlanInput<'_>, partitions: &[PlannedPartition]) -> Vec<Strin
             ));
         }
     }
+    for call in &input.transform.spec.calls {
+        if call.allow_current_state {
+            warnings.push(format!(
+                "CURRENT STATE: {}() asks {} for what is true now, not at the partition's time: what came later shows in all {} \
+                 partitions (allow_current_state)",
+                call.name,
+                call.url.split('?').next().unwrap_or_default(),
+                running.len()
+            ));
+        }
+    }
     let skipped = partitions.len() - running.len();
     if skipped > 0 {
         warnings.push(format!(

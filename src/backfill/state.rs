@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::model::{
     BackfillState, Change, EntityChanges, Event, PartitionChange, PartitionState, Plan, Record,
 };
+use crate::calls::CallCounts;
 
 /// Staged partitions that may wait to be published before no more attempts start.
 const MAX_STAGED: usize = 64;
@@ -44,6 +45,12 @@ pub struct PartitionRun {
     /// What publishing it changed, of an entity type.
     #[serde(default)]
     pub entities: Option<EntityChanges>,
+    /// What the external calls of the last attempt came to, as far as that was told.
+    #[serde(default, skip_serializing_if = "CallCounts::is_empty")]
+    pub calls: CallCounts,
+    /// Running: the rate limit that its calls waited for when that was last told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for_limit: Option<String>,
 }
 
 /// A backfill's changing part.
@@ -137,6 +144,8 @@ impl State {
                 retry_at_micros: None,
                 snapshot_id: None,
                 entities: None,
+                calls: CallCounts::default(),
+                waits_for_limit: None,
             });
         }
         state
@@ -155,6 +164,12 @@ impl State {
             Change::State(state) => {
                 self.state = *state;
                 self.end_micros = state.is_terminal().then_some(event.time_micros);
+            }
+            Change::Waits(waits) => {
+                if let Some(run) = self.partitions.get_mut(waits.index as usize) {
+                    run.waits_for_limit = Some(waits.limit.clone());
+                    run.calls = waits.calls;
+                }
             }
             Change::Concurrency(count) => self.concurrency = Some(*count),
             Change::Partition(change) => self.apply_partition(change, event.time_micros),
@@ -186,6 +201,10 @@ impl State {
             }
         }
         run.state = change.state;
+        run.waits_for_limit = None;
+        if change.state == PartitionState::Running || !change.calls.is_empty() {
+            run.calls = change.calls;
+        }
         run.attempt = change.attempt;
         run.retry_at_micros = change.retry_at_micros;
         if change.message.is_some() {

@@ -391,6 +391,7 @@ pub(super) fn finished_rows(event: &Event) -> Option<u64> {
         Change::Partition(_)
         | Change::Created
         | Change::State(_)
+        | Change::Waits(_)
         | Change::Concurrency(_)
         | Change::Resumed { .. } => None,
     }

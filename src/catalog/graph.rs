@@ -124,6 +124,7 @@ mod tests {
             sources: Vec::new(),
             entities: Vec::new(),
             tables: reads.iter().map(input).collect(),
+            calls: Vec::new(),
             prior: None,
             output: Output::Table(format!("{name}_table")),
             grain: Grain::Daily,

@@ -5,6 +5,7 @@
 //! **Layout** (keyspace `catalog`, large values): `source|<name>` and `transform|<name>|<revision, 8 hex digits>`, each a
 //! format byte and JSON.
 
+mod call;
 mod error;
 mod graph;
 mod model;
@@ -16,6 +17,10 @@ use std::{collections::BTreeMap, sync::Arc};
 use parking_lot::RwLock;
 use serde::{Serialize, de::DeserializeOwned};
 
+pub use call::{
+    CallColumn, CallHeader, CallSpec, DEFAULT_CALL_RETRIES, DEFAULT_CALL_TIMEOUT, answers_of,
+    call_type_name, parse_call_type,
+};
 pub use error::Error;
 pub use graph::upstream_first;
 pub use model::{
@@ -173,6 +178,26 @@ impl Catalog {
             .values()
             .filter_map(|revisions| revisions.last().cloned())
             .collect()
+    }
+
+    /// Entity types that transforms write, each with its transform: outputs, and what keeps the answers of calls, those of
+    /// earlier revisions too.
+    pub fn entity_writers(&self) -> Vec<(String, String)> {
+        let definitions = self.inner.definitions.read();
+        let mut writers = Vec::new();
+        for transform in definitions.transforms.values().flatten() {
+            let spec = &transform.spec;
+            let output = spec.output.entity_type().map(str::to_owned);
+            let calls = spec.calls.iter();
+            let answers = calls.map(|call| call::answers_of(&spec.name, &call.name));
+            writers.extend(
+                output
+                    .into_iter()
+                    .chain(answers)
+                    .map(|it| (it, spec.name.clone())),
+            );
+        }
+        writers
     }
 
     /// The transform that writes what `output` names, if there is one.

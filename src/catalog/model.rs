@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 
-use super::output::Output;
+use super::{call::CallSpec, output::Output};
 use crate::time::{Grain, PartitionCalendar};
 
 /// How a source's files are written.
@@ -278,6 +278,9 @@ pub struct TransformSpec {
     /// Other transforms' tables it may name.
     #[serde(default)]
     pub tables: Vec<TableInput>,
+    /// Outside systems it may ask.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<CallSpec>,
     /// Its own earlier output, if it may name that.
     pub prior: Option<PriorInput>,
     /// What it writes.
@@ -351,6 +354,8 @@ impl Transform {
             && a.entities == b.entities
             && a.tables == b.tables
             && a.prior == b.prior
+            && a.calls.len() == b.calls.len()
+            && a.calls.iter().zip(&b.calls).all(|(a, b)| a.asks_like(b))
             && a.output == b.output
             && a.grain == b.grain
             && a.zone == b.zone

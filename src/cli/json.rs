@@ -207,8 +207,11 @@ messages! {
     RetryPolicy { max_attempts, initial_backoff, max_backoff, attempt_timeout }
     Transform {
         name, sql, sources, entities, prior, output_table, grain: Grain, time_zone, retry, description, output_columns,
-        output_entity, tables, revision, create_time, columns,
+        output_entity, tables, calls, revision, create_time, columns,
     }
+    Call { name, url, headers, rate_limit, timeout, retries, columns, allow_current_state }
+    CallHeader { name, value }
+    CallColumn { name, r#type, path }
     EntityOutput { entity_type, key }
     RegisterTransformResponse { transform, created }
     ListTransformsResponse { transforms }
@@ -223,7 +226,7 @@ messages! {
     BackfillSpec {
         transform, revision, from, to, knowledge: Knowledge, basis, availability_delay, max_active_partitions,
         max_attempts, labels, attempt_timeout, stop_on_first_failure, run_backwards,
-        reprocess_behavior: ReprocessBehavior, priority, transforms, partitions_per_task,
+        reprocess_behavior: ReprocessBehavior, priority, transforms, partitions_per_task, refresh_calls,
     }
     TransformRevision { transform, revision }
     PlanEstimate { per_partition, total, sample_count, same_revision }
@@ -252,13 +255,14 @@ messages! {
     RestateBackfillResponse { backfill, plan, warnings }
     Partition {
         label, start, end, state: PartitionState, basis, attempt_count, start_time, end_time, rows_read, rows_written,
-        message, snapshot_id, bytes_written, attempts, entity_changes, tables, transform,
+        message, snapshot_id, bytes_written, attempts, entity_changes, tables, transform, calls, waits_for_limit,
     }
+    CallCounts { request_count, answer_count, remembered_count, limit_wait }
     TableRead { table, snapshot_id, own_partition_count }
     EntityChanges { written, ended, unchanged, basis }
     Attempt {
         attempt, state: PartitionState, start_time, staged_time, end_time, rows_read, rows_written, bytes_written,
-        message, retry_time, entity_changes, slot_wait, peak_memory_bytes,
+        message, retry_time, entity_changes, slot_wait, peak_memory_bytes, calls,
     }
     StalePartition {
         label, start, end, backfill, publish_time, revision, knowledge: Knowledge, basis, reasons,
@@ -282,7 +286,7 @@ messages! {
     BackfillConcurrencyChanged { max_active_partitions }
     PartitionChanged {
         label, start, state: PartitionState, attempt, rows_read, rows_written, message, retry_time, snapshot_id,
-        bytes_written, staged_time, entity_changes, transform,
+        bytes_written, staged_time, entity_changes, transform, calls, waits_for_limit,
     }
 }
 

@@ -24,6 +24,8 @@ The SQL (DataFusion's dialect) sees the declared inputs only, each cut to what a
   delays               another transform's table: its partitions that overlap
                        [partition start - lookback, partition end) and are over
                        by then
+  rate(currency, ts)   an external call of a definitions file: what an outside
+                       system answers, as a struct; docs/calls.md
   prior                the transform's own earlier output, with --prior; needs
                        --output-column. Of an entity type: its state just
                        before the partition, with --prior 1
@@ -337,10 +339,22 @@ fn describe_inputs(transform: &pb::Transform) -> String {
             output::counted(u64::from(partitions), "partition")
         ),
     };
+    let call = |call: &pb::Call| {
+        let now = if call.allow_current_state {
+            ", current state"
+        } else {
+            ""
+        };
+        format!(
+            "{}() (call, limited by {}{now})",
+            call.name, call.rate_limit
+        )
+    };
     let sources = transform.sources.iter().map(source);
     let inputs = sources
         .chain(transform.entities.iter().map(entity))
         .chain(transform.tables.iter().map(table))
+        .chain(transform.calls.iter().map(call))
         .chain(transform.prior.iter().map(prior));
     inputs.collect::<Vec<_>>().join(", ")
 }

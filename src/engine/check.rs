@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use super::{
-    Error, PinnedEntity, PinnedInputs, PinnedSource, PinnedTable, Result, entity_rules,
+    Error, PinnedEntity, PinnedInputs, PinnedSource, PinnedTable, Result, calls, entity_rules,
     error::query_message, function_rules, session::PRIOR, session::Scope, session::Sessions,
 };
 use crate::{
@@ -28,7 +28,7 @@ pub struct Checked {
 /// Plans `spec` against the catalog and the store.
 ///
 /// # Errors
-/// [`Error::Store`] for an entity type whose import is not finished.
+/// [`Error::Call`] for an external call. [`Error::Store`] for an entity type whose import is not finished.
 /// [`Error::Definition`] naming the field: an input that does not exist, a name that clashes, SQL that does not plan (with
 /// line and column where they are known), a function that is not deterministic, an output that cannot be stored, or one that
 /// is not what `output_columns` declares.
@@ -39,6 +39,7 @@ pub async fn check(
     spec: &TransformSpec,
 ) -> Result<Checked> {
     check_names(spec)?;
+    calls::check(sessions.template(), sessions.calls(), spec)?;
     let declared =
         match declared_schema(&spec.output_columns)? {
             None => None,
@@ -68,6 +69,9 @@ pub async fn check(
         .map_err(|error| sql_error(error, spec))?;
     function_rules::check(&plan)?;
     let plan = entity_rules::check_columns(spec, &inputs, plan)?;
+    if !spec.calls.is_empty() {
+        calls::check_places(&context.state().optimize(&plan)?)?;
+    }
     // The whole way down: what the physical planner refuses is refused here too.
     state
         .create_physical_plan(&plan)

@@ -24,6 +24,7 @@ use super::{
     shared_scan::SHARED_SCAN,
 };
 use crate::{
+    calls::Calls,
     catalog::{Catalog, Output, TransformSpec},
     lake::Lake,
     store::{RowStager, Store},
@@ -57,7 +58,7 @@ impl Embedded {
     ///
     /// # Errors
     /// Threads or the spill folder cannot be made.
-    pub fn start(store: Store, lake: Lake, config: &EmbeddedConfig) -> Result<Self> {
+    pub fn start(store: Store, lake: Lake, calls: Calls, config: &EmbeddedConfig) -> Result<Self> {
         std::fs::create_dir_all(&config.spill_folder).map_err(|error| Error::Broken {
             cause: format!(
                 "cannot make spill folder {}: {error}",
@@ -67,6 +68,7 @@ impl Embedded {
         let sessions = Sessions::new(
             store,
             lake.clone(),
+            calls,
             config.memory_bytes,
             &config.spill_folder,
         )?;
@@ -125,6 +127,7 @@ impl Embedded {
             witness: Arc::clone(&witness),
             tables: work.tables.clone(),
             scans: Arc::clone(&work.scans),
+            calls: work.calls.clone(),
         };
         // Once: a copy holds every function there is.
         let state = self.sessions.open(&work.inputs, &scope)?.state();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use datafusion::error::DataFusionError;
 
 use crate::{
+    calls,
     error::{Classify, ErrorKind, Violation},
     lake, store,
 };
@@ -15,6 +16,9 @@ pub enum Error {
     /// A definition cannot be accepted as it is.
     #[error("{0}")]
     Definition(Violation),
+    /// An external call cannot be accepted as it is.
+    #[error(transparent)]
+    Call(#[from] calls::Refused),
     /// A source's files cannot be used.
     #[error("cannot read source {source_name:?}: {problem}")]
     SourceUnusable {
@@ -88,6 +92,7 @@ impl Error {
         match self {
             Self::FileUnreachable { .. } | Self::Staging(_) | Self::Stopped => true,
             Self::Definition(_)
+            | Self::Call(_)
             | Self::OutputRow { .. }
             | Self::SourceUnusable { .. }
             | Self::FileChanged { .. }
@@ -106,6 +111,7 @@ impl Error {
         match self {
             Self::Query(error) => query_message(error),
             Self::Definition(_)
+            | Self::Call(_)
             | Self::SourceUnusable { .. }
             | Self::FileChanged { .. }
             | Self::FileUnreachable { .. }
@@ -132,6 +138,9 @@ fn passing_fault(error: &DataFusionError) -> bool {
     }
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = cause {
+        if let Some(call) = current.downcast_ref::<calls::Error>() {
+            return call.retryable();
+        }
         if current.is::<std::io::Error>() || current.is::<object_store::Error>() {
             return true;
         }
@@ -161,7 +170,7 @@ pub(crate) fn query_message(error: &DataFusionError) -> String {
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
-            Self::Definition(_) => ErrorKind::InvalidArgument,
+            Self::Definition(_) | Self::Call(_) => ErrorKind::InvalidArgument,
             Self::SourceUnusable { .. }
             | Self::FileChanged { .. }
             | Self::FileUnreachable { .. } => ErrorKind::FailedPrecondition,
@@ -177,6 +186,7 @@ impl Classify for Error {
     fn reason(&self) -> &'static str {
         match self {
             Self::Definition(_) => "INVALID_DEFINITION",
+            Self::Call(error) => error.reason(),
             Self::SourceUnusable { .. } | Self::FileUnreachable { .. } => "SOURCE_UNUSABLE",
             Self::FileChanged { .. } => "SOURCE_FILE_CHANGED",
             Self::Query(_) => "QUERY_FAILED",
@@ -192,6 +202,7 @@ impl Classify for Error {
     fn violations(&self) -> Vec<Violation> {
         match self {
             Self::Definition(violation) => vec![violation.clone()],
+            Self::Call(error) => error.violations(),
             Self::Store(error) => error.violations(),
             Self::Lake(error) => error.violations(),
             Self::SourceUnusable { .. }
@@ -210,6 +221,7 @@ impl Classify for Error {
             Self::Lake(error) => error.resource(),
             Self::Store(error) => error.resource(),
             Self::Definition(_)
+            | Self::Call(_)
             | Self::SourceUnusable { .. }
             | Self::FileChanged { .. }
             | Self::FileUnreachable { .. }

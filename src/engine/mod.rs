@@ -8,6 +8,7 @@
 //! (`lake`).
 
 mod as_of;
+mod calls;
 pub mod check;
 mod embedded;
 mod entity_filter;
@@ -47,6 +48,7 @@ pub use source::{PinnedSource, SourceFile};
 pub use table_view::{PinnedTable, PublishedView, TableView};
 
 use crate::{
+    calls::CallWork,
     catalog::Transform,
     lake::{AttemptId, Staged},
     store::{EntityType, StagedRows},
@@ -120,6 +122,8 @@ pub struct PartitionWork {
     pub memory: Arc<PeakMemory>,
     /// What it shares with others that are computed before and after it.
     pub scans: Arc<SharedScans>,
+    /// What its external calls go by, and are told to.
+    pub calls: CallWork,
 }
 
 /// What a try produced.

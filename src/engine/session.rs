@@ -6,6 +6,7 @@
 //! | `<type>` | one per entity: its state at the partition's last instant, or at its start |
 //! | `<type>_history` | versions that overlap the partition, clipped to it |
 //! | `<type>_at(id, ts)` | a function: the state at each row's own instant |
+//! | `<call>(…)` | a function: what an outside system answers |
 //! | `<table>` | another transform's partitions that overlap `[start - lookback, end)` and are over by `end` |
 //! | `prior` | this transform's own output before `start`; of an entity type its state just before it |
 //!
@@ -34,6 +35,7 @@ use super::{
     Error, PeakMemory, PinnedEntity, PinnedInputs, PinnedSource, PinnedTable, Result, SharedScans,
     TableView,
     as_of::{AsOf, World},
+    calls,
     entity_table::{EntityTable, View},
     file_table::{FileTable, TableFile},
     filter_clause, memory, nesting, parameters,
@@ -43,6 +45,7 @@ use super::{
     yielding::YieldingJoins,
 };
 use crate::{
+    calls::{CallWork, Calls},
     catalog::{ColumnDef, EntityOutput, KEY_SEPARATOR, Output, TransformSpec},
     lake::Lake,
     store::Store,
@@ -60,6 +63,7 @@ pub struct Sessions {
     template: SessionState,
     store: Store,
     lake: Lake,
+    calls: Calls,
 }
 
 /// What a session is for.
@@ -81,11 +85,13 @@ pub(super) enum Scope {
         tables: Vec<TableView>,
         /// What it shares with other partitions.
         scans: Arc<SharedScans>,
+        /// What its external calls go by.
+        calls: CallWork,
     },
 }
 
 impl Scope {
-    fn window(&self) -> Interval<ValidTime> {
+    pub(super) fn window(&self) -> Interval<ValidTime> {
         match self {
             Self::Check(window) => *window,
             Self::Partition { partition, .. } => Interval::new(partition.start, partition.end),
@@ -98,7 +104,13 @@ impl Sessions {
     ///
     /// # Errors
     /// The spill folder cannot be made.
-    pub fn new(store: Store, lake: Lake, memory_bytes: usize, spill_folder: &Path) -> Result<Self> {
+    pub fn new(
+        store: Store,
+        lake: Lake,
+        calls: Calls,
+        memory_bytes: usize,
+        spill_folder: &Path,
+    ) -> Result<Self> {
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes)))
             .with_disk_manager_builder(DiskManagerBuilder::default())
@@ -120,12 +132,18 @@ impl Sessions {
             template,
             store,
             lake,
+            calls,
         })
     }
 
     /// The state that all sessions start from.
     pub fn template(&self) -> &SessionState {
         &self.template
+    }
+
+    /// What outside systems are called with.
+    pub(super) fn calls(&self) -> &Calls {
+        &self.calls
     }
 
     /// A session that holds `inputs` as `scope` may see them.
@@ -143,6 +161,7 @@ impl Sessions {
         for (index, table) in inputs.tables.iter().enumerate() {
             self.add_table(&context, index, table, scope)?;
         }
+        calls::add(&context, &self.calls, &inputs.transform.spec, scope)?;
         if inputs.transform.spec.prior.is_some() {
             self.add_prior(&context, inputs, scope)?;
         }

@@ -16,6 +16,7 @@ use super::{
     status::to_status,
 };
 use crate::{
+    calls,
     catalog::{Catalog, Source, TransformSpec},
     engine::{self, Embedded, check::Checked},
     error::{Classify, Violation},
@@ -44,13 +45,14 @@ pub struct CatalogApi {
 }
 
 impl CatalogApi {
-    /// Claims the entity type that a checked definition writes, so that no client writes to it any more. With `check_only` it
+    /// Declares and claims the entity types that keep the answers of calls, and claims the one that a checked definition writes, so that no client writes to it any more. With `check_only` it
     /// only finds out whether that is possible. A definition that is refused after that keeps its claim until a restart.
     async fn claim(&self, spec: &TransformSpec, check_only: bool) -> Result<(), RegisterError> {
+        self.catalog.check_output(spec)?;
+        calls::declare(&self.store, spec, check_only).await?;
         let Some(output) = spec.output.entities() else {
             return Ok(());
         };
-        self.catalog.check_output(spec)?;
         let name = &output.entity_type;
         if check_only {
             self.store.check_claim(name, &spec.name)?;
@@ -270,6 +272,8 @@ enum RegisterError {
     #[error(transparent)]
     Catalog(#[from] crate::catalog::Error),
     #[error(transparent)]
+    Calls(#[from] calls::DeclareError),
+    #[error(transparent)]
     Engine(#[from] engine::Error),
     #[error(transparent)]
     Lake(#[from] crate::lake::Error),
@@ -281,6 +285,8 @@ impl RegisterError {
     fn inner(&self) -> &dyn Classify {
         match self {
             Self::Catalog(error) => error,
+            Self::Calls(calls::DeclareError::Refused(error)) => error,
+            Self::Calls(calls::DeclareError::Store(error)) => error,
             Self::Engine(error) => error,
             Self::Lake(error) => error,
             Self::Store(error) => error,

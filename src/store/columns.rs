@@ -61,6 +61,12 @@ pub fn state_fields(entity_type: &EntityType) -> Fields {
     fields.into()
 }
 
+/// The columns of attributes, all nullable.
+pub fn fields_of(attributes: impl IntoIterator<Item = Attribute>) -> Fields {
+    let fields = attributes.into_iter().map(|it| attribute_field(&it));
+    fields.collect()
+}
+
 fn attribute_field(attribute: &Attribute) -> Field {
     let data_type = match attribute.kind {
         AttributeKind::Bool => DataType::Boolean,

@@ -349,6 +349,16 @@ impl Store {
         self.ask(|reply| Job::Write(prepared, reply)).await
     }
 
+    /// As [`Store::write`], for the writer who has claimed the types that it names.
+    ///
+    /// # Errors
+    /// As [`Store::write`]; [`Error::Owned`] where somebody else has claimed one.
+    pub async fn write_as(&self, writer: &Arc<str>, batch: Batch) -> Result<Committed> {
+        let mut prepared = validate::prepare(batch, |name| self.entity_type(name))?;
+        prepared.writer = Some(Arc::clone(writer));
+        self.ask(|reply| Job::Write(prepared, reply)).await
+    }
+
     /// From now on only batches of `writer` write to the entity type; others may erase entities. Claiming it again changes
     /// nothing. **Durability**: none: [`Store::restore_claims`] after a restart.
     ///

@@ -3,10 +3,18 @@
 use super::*;
 use crate::{
     backfill::{blocking::blocking, inputs::Inputs, stale::Finder},
+    calls::{CallMeter, CallWork},
     engine::{PartitionWork, SharedScans},
     lake::AttemptId,
     time::Clock,
 };
+
+/// How long calls wait before that is told.
+const TELL_WAITS_AFTER: Duration = Duration::from_secs(1);
+/// How long after that it is told again, if they still wait.
+const TELL_WAITS_AGAIN_AFTER: Duration = Duration::from_secs(30);
+/// How long an attempt that waits for a rate limit is left alone, close to its own limit.
+const SHORTEST_LOOK: Duration = Duration::from_millis(1);
 
 impl Actor {
     pub(super) fn attempt_ended(&mut self, name: &str, ended: EndedAttempt, turn: &mut Turn) {
@@ -77,6 +85,8 @@ impl Actor {
         let task = Task {
             works,
             limit: live.limit_of(attempts),
+            messages: self.messages.clone(),
+            name: name.to_owned(),
             engine: Arc::clone(&self.engine),
             clock: Arc::clone(&self.shared.clock),
             finder: self.shared.planner.finder.clone(),
@@ -151,6 +161,12 @@ impl Live {
             },
             memory: Arc::default(),
             scans: Arc::default(),
+            calls: CallWork {
+                meter: Arc::default(),
+                backfill: record.name.clone(),
+                created_micros: record.create_time_micros,
+                refresh: record.spec.refresh_calls,
+            },
         })
     }
 
@@ -167,6 +183,10 @@ struct Task {
     works: Vec<(u32, u32, PartitionWork)>,
     /// Of each.
     limit: Option<Duration>,
+    /// Where waits are told.
+    messages: mpsc::Sender<Message>,
+    /// The backfill.
+    name: String,
     engine: Arc<dyn Engine>,
     clock: Arc<dyn Clock>,
     /// Where what they read is recorded.
@@ -174,17 +194,23 @@ struct Task {
 }
 
 impl Task {
-    async fn run(self, cancel: &CancellationToken) -> Vec<EndedAttempt> {
+    async fn run(mut self, cancel: &CancellationToken) -> Vec<EndedAttempt> {
         let mut ended: Vec<EndedAttempt> = Vec::with_capacity(self.works.len());
-        for (index, attempt, work) in self.works {
+        for (index, attempt, work) in std::mem::take(&mut self.works) {
             // The first began when its task did.
             let began_at_micros = (!ended.is_empty()).then(|| self.clock.now_micros());
             let memory = Arc::clone(&work.memory);
+            let meter = Arc::clone(&work.calls.meter);
+            let makes_calls = !work.inputs.transform.spec.calls.is_empty();
             let engine = self.engine.as_ref();
             let backfill = work.attempt.backfill.clone();
             let started_at = self.finder.store.latest_basis();
-            let (mut outcome, timed_out) =
-                run_within(self.limit, engine, &self.clock, work, cancel.child_token()).await;
+            let running = run_within(self.limit, engine, &self.clock, work, cancel.child_token());
+            let (mut outcome, timed_out) = if makes_calls {
+                self.tell_waits(index, attempt, &meter, running).await
+            } else {
+                running.await
+            };
             if let Ok(computed) = &outcome {
                 let read = Inputs {
                     started_at,
@@ -204,15 +230,51 @@ impl Task {
                 cost: Cost {
                     peak_memory_bytes: memory.peak_bytes(),
                     began_at_micros,
+                    calls: meter.counts(&*self.clock),
                 },
                 end_micros: self.clock.now_micros(),
             });
         }
         ended
     }
+
+    /// Runs an attempt, and tells of it when its calls wait for long.
+    async fn tell_waits<T>(
+        &self,
+        index: u32,
+        attempt: u32,
+        meter: &CallMeter,
+        running: impl Future<Output = T>,
+    ) -> T {
+        let mut running = std::pin::pin!(running);
+        let mut told_after = Duration::ZERO;
+        loop {
+            tokio::select! {
+                outcome = &mut running => return outcome,
+                () = self.clock.sleep(TELL_WAITS_AFTER.max(told_after)) => {}
+            }
+            let Some(wait) = meter.current_wait(&*self.clock) else {
+                continue;
+            };
+            if Duration::from_micros(wait.micros) < TELL_WAITS_AFTER {
+                continue;
+            }
+            told_after = TELL_WAITS_AGAIN_AFTER;
+            let waits = PartitionWaits {
+                index,
+                attempt,
+                limit: wait.limit.to_string(),
+                calls: meter.counts(&*self.clock),
+            };
+            let name = self.name.clone();
+            // An executor that is gone tells nobody.
+            let _ = self.messages.send(Message::Waits { name, waits }).await;
+        }
+    }
 }
 
-/// Runs one attempt, for `limit` at most; the limit comes with the outcome if it was reached.
+/// Runs one attempt, for `limit` at most; the limit comes with the outcome if it was reached. Time in which its calls wait
+/// for a rate limit does not count.
 async fn run_within(
     limit: Option<Duration>,
     engine: &dyn Engine,
@@ -220,16 +282,25 @@ async fn run_within(
     work: PartitionWork,
     cancel: CancellationToken,
 ) -> (engine::Result<Computed>, Option<Duration>) {
+    let meter = Arc::clone(&work.calls.meter);
     let mut running = engine.run(work, cancel.clone());
     let Some(limit) = limit else {
         return (running.await, None);
     };
-    tokio::select! {
-        outcome = &mut running => (outcome, None),
-        () = clock.sleep(limit) => {
+    let start_micros = clock.monotonic_micros();
+    let mut left = limit;
+    loop {
+        tokio::select! {
+            outcome = &mut running => return (outcome, None),
+            () = clock.sleep(left.max(SHORTEST_LOOK)) => {}
+        }
+        let elapsed_micros = u64::try_from(clock.monotonic_micros() - start_micros).unwrap_or(0);
+        let used_micros = elapsed_micros.saturating_sub(meter.waited_micros(&**clock));
+        left = limit.saturating_sub(Duration::from_micros(used_micros));
+        if left.is_zero() {
             cancel.cancel();
             // What it staged is removed before it returns.
-            (running.await, Some(limit))
+            return (running.await, Some(limit));
         }
     }
 }

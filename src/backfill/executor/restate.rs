@@ -91,6 +91,8 @@ impl Handle {
             to: if extends { record.spec.to } else { asked_to },
             transforms,
             reprocess: Reprocess::Completed,
+            // What the parent asked again is known now.
+            refresh_calls: false,
             ..record.spec.clone()
         };
         let root = match &record.parent {

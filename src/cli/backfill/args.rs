@@ -61,6 +61,9 @@ pub(crate) struct SpecArgs {
     /// stale (those published that would come out otherwise now) or completed (all; the default)
     #[arg(long, value_enum, hide_possible_values = true, value_name = "WHICH")]
     pub(super) reprocess: Option<ReprocessArg>,
+    /// Ask outside systems again: answers from before this backfill do not count
+    #[arg(long)]
+    pub(super) refresh_calls: bool,
     /// Higher ones get the server's free slots first, -1000 to 1000; without it: 0
     #[arg(
         long,
@@ -267,6 +270,7 @@ pub(super) async fn spec(args: &SpecArgs, client: &Client) -> Result<pb::Backfil
             .map_or(ReprocessBehavior::Unspecified, ReprocessBehavior::from)
             .into(),
         priority: args.priority,
+        refresh_calls: args.refresh_calls,
     })
 }
 

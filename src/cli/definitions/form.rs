@@ -1,6 +1,9 @@
 //! The form of a file of definitions: these structs mirror it, and refuse keys that they do not know.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+};
 
 use serde::Deserialize;
 
@@ -86,6 +89,8 @@ pub(super) struct RawTransform {
     pub(super) entities: Vec<RawEntityInput>,
     #[serde(default)]
     pub(super) tables: Vec<RawTableInput>,
+    #[serde(default)]
+    pub(super) calls: Vec<RawCall>,
     pub(super) prior: Option<RawPrior>,
     #[serde(default)]
     pub(super) output_columns: Vec<String>,
@@ -120,6 +125,31 @@ pub(super) struct RawEntityInput {
 pub(super) struct RawTableInput {
     pub(super) table: String,
     pub(super) lookback: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCall {
+    pub(super) name: String,
+    pub(super) url: String,
+    #[serde(default)]
+    pub(super) headers: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) rate_limit: String,
+    pub(super) timeout: Option<String>,
+    pub(super) retries: Option<u32>,
+    pub(super) columns: Vec<RawCallColumn>,
+    #[serde(default)]
+    pub(super) allow_current_state: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCallColumn {
+    pub(super) name: String,
+    #[serde(rename = "type")]
+    pub(super) type_name: String,
+    pub(super) path: String,
 }
 
 #[derive(Deserialize)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use self::form::{
-    RawAttribute, RawEntityInput, RawEntityType, RawFile, RawHive, RawRetry, RawSource,
+    RawAttribute, RawCall, RawEntityInput, RawEntityType, RawFile, RawHive, RawRetry, RawSource,
     RawSourceInput, RawTableInput, RawTransform,
 };
 use super::{times, values};
@@ -206,6 +206,7 @@ fn transform(raw: RawTransform, sql: String) -> Result<pb::Transform, String> {
             .into_iter()
             .map(table_input)
             .collect::<Result<_, _>>()?,
+        calls: raw.calls.into_iter().map(call).collect::<Result<_, _>>()?,
         prior: raw.prior.map(|prior| pb::PriorInput {
             partitions: prior.partitions,
         }),
@@ -234,6 +235,29 @@ fn table_input(raw: RawTableInput) -> Result<pb::TableInput, String> {
     Ok(pb::TableInput {
         table: raw.table,
         lookback: duration("lookback", raw.lookback)?,
+    })
+}
+
+fn call(raw: RawCall) -> Result<pb::Call, String> {
+    let headers = raw.headers.into_iter();
+    let columns = raw.columns.into_iter();
+    Ok(pb::Call {
+        name: raw.name,
+        url: raw.url,
+        headers: headers
+            .map(|(name, value)| pb::CallHeader { name, value })
+            .collect(),
+        rate_limit: raw.rate_limit,
+        timeout: duration("calls.timeout", raw.timeout)?,
+        retries: raw.retries,
+        columns: columns
+            .map(|column| pb::CallColumn {
+                name: column.name,
+                r#type: column.type_name,
+                path: column.path,
+            })
+            .collect(),
+        allow_current_state: raw.allow_current_state,
     })
 }
 
@@ -302,6 +326,7 @@ sql = "SELECT 1"
 sources = [ { source = "flights", lookback = "36h" } ]
 entities = [ { entity_type = "airport_weather", at_partition_start = true } ]
 tables = [ { table = "delays", lookback = "6d" } ]
+calls = [ { name = "rate", url = "https://rates.example/{currency}?at={valid_time}", rate_limit = "rates", timeout = "5s", retries = 2, headers = { Authorization = "Bearer ${env:RATES}" }, columns = [ { name = "mid", type = "float64", path = "$.mid" } ] } ]
 prior = { partitions = 1 }
 output_columns = [ "tailnum string" ]
 output_table = "daily_punctuality"
@@ -353,6 +378,16 @@ retry = { max_attempts = 5, initial_backoff = "1s", max_backoff = "60s" }
             Some(5)
         );
         assert_eq!(transform.output_columns, ["tailnum string"]);
+        let call = &transform.calls[0];
+        assert_eq!(
+            (call.name.as_str(), call.rate_limit.as_str()),
+            ("rate", "rates")
+        );
+        assert_eq!(call.headers[0].value, "Bearer ${env:RATES}");
+        assert_eq!(
+            (call.retries, call.columns[0].r#type.as_str()),
+            (Some(2), "float64")
+        );
     }
 
     #[test]

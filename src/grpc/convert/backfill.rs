@@ -53,6 +53,7 @@ pub(in crate::grpc) fn spec(wire: Option<pb::BackfillSpec>) -> Result<BackfillSp
         priority,
         transforms,
         partitions_per_task,
+        refresh_calls,
     } = wire;
     Ok(BackfillSpec {
         transforms: transforms_from_wire(transform, revision, transforms)?,
@@ -68,6 +69,7 @@ pub(in crate::grpc) fn spec(wire: Option<pb::BackfillSpec>) -> Result<BackfillSp
         reprocess: reprocess_from_wire(reprocess_behavior)?,
         priority,
         labels: labels.into_iter().collect(),
+        refresh_calls,
     })
 }
 
@@ -235,6 +237,7 @@ fn spec_to_wire(record: &Record, state: &State) -> pb::BackfillSpec {
         reprocess,
         priority,
         labels,
+        refresh_calls,
     } = &record.spec;
     let (basis, availability_delay) = match knowledge {
         Knowledge::AtBasis(basis) => (Some(time::to_wire(*basis)), None),
@@ -282,6 +285,7 @@ fn spec_to_wire(record: &Record, state: &State) -> pb::BackfillSpec {
         run_backwards: *run_backwards,
         reprocess_behavior: reprocess_to_wire(*reprocess).into(),
         priority: *priority,
+        refresh_calls: *refresh_calls,
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use chrono_tz::Tz;
 
-use super::{duration, invalid::Invalid, time};
+use super::{call, duration, invalid::Invalid, time};
 use crate::{
     catalog::{
         ColumnDef, CsvOptions, EntityInput, EntityOutput, Hive, Output, PriorInput, RetryPolicy,
@@ -195,6 +195,7 @@ pub(in crate::grpc) fn transform(
         output_columns,
         tables,
         output_entity,
+        calls,
         revision: _,
         create_time: _,
         columns: _,
@@ -248,6 +249,11 @@ pub(in crate::grpc) fn transform(
         prior: prior.map(|pb::PriorInput { partitions }| PriorInput {
             partitions: (partitions > 0).then_some(partitions),
         }),
+        calls: calls
+            .into_iter()
+            .enumerate()
+            .map(|(index, wire)| call::from_wire(index, wire))
+            .collect::<Result<_, _>>()?,
         output: output(output_table, output_entity)?,
         grain: grain_from_wire("transform.grain", grain)?,
         zone: zone("transform.time_zone", &time_zone)?,
@@ -416,6 +422,7 @@ pub(in crate::grpc) fn transform_to_wire(transform: &Transform) -> pb::Transform
         sources,
         entities,
         tables,
+        calls,
         prior,
         output,
         grain,
@@ -448,6 +455,7 @@ pub(in crate::grpc) fn transform_to_wire(transform: &Transform) -> pb::Transform
                 lookback: Some(duration::micros_to_wire(input.lookback_micros)),
             })
             .collect(),
+        calls: calls.iter().map(call::to_wire).collect(),
         prior: prior.map(|prior| pb::PriorInput {
             partitions: prior.partitions.unwrap_or(0),
         }),

@@ -4,6 +4,7 @@
 //! does not compile before it is dealt with.
 
 pub(super) mod backfill;
+mod call;
 pub(super) mod catalog;
 pub(super) mod change_token;
 pub(super) mod column;

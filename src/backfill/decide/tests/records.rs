@@ -136,6 +136,7 @@ pub(super) fn record_of(
             run_backwards: settings.backwards,
             reprocess: Reprocess::Completed,
             priority: 0,
+            refresh_calls: false,
             labels: BTreeMap::new(),
         },
         plan: Plan {

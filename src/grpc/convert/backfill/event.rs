@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    counts_to_wire, duration, entities_to_wire, micros, partition_state_to_wire, state_to_wire,
-    time,
+    counts_to_wire, duration, entities_to_wire, micros, partition::calls_to_wire,
+    partition_state_to_wire, state_to_wire, time,
 };
 use crate::{
     backfill::{Change, Event, Progress, Record, WatchAllItem, WatchItem},
@@ -113,6 +113,23 @@ fn event_to_wire(record: &Record, event: Event) -> pb::Event {
                 bytes_written: change.bytes_written,
                 staged_time: change.staged_at_micros.map(micros),
                 entity_changes: change.entities.map(entities_to_wire),
+                calls: calls_to_wire(change.calls),
+                waits_for_limit: String::new(),
+            })
+        }
+        Change::Waits(waits) => {
+            let planned = record.plan.partitions.get(waits.index as usize);
+            let transform = planned.and_then(|planned| record.plan.transform_of(planned));
+            let partition = planned.map(|planned| &planned.partition);
+            Wire::PartitionChanged(pb::PartitionChanged {
+                transform: transform.map_or_else(String::new, |one| one.transform.clone()),
+                label: partition.map_or_else(String::new, |it| it.label.clone()),
+                start: partition.map(|it| time::to_wire(it.start)),
+                state: pb::PartitionState::Running.into(),
+                attempt: waits.attempt,
+                calls: calls_to_wire(waits.calls),
+                waits_for_limit: waits.limit,
+                ..Default::default()
             })
         }
     };

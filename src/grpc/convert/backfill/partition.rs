@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{duration, entities_to_wire, micros, partition_state_to_wire, time};
 use crate::{
     backfill::{Attempt, PartitionState, Record, State},
+    calls::CallCounts,
     pb,
 };
 
@@ -85,6 +86,8 @@ pub(in crate::grpc) fn partitions_to_wire(
                 Vec::new()
             },
             entity_changes: run.entities.map(entities_to_wire),
+            calls: calls_to_wire(run.calls),
+            waits_for_limit: run.waits_for_limit.clone().unwrap_or_default(),
         });
     }
     page
@@ -146,6 +149,7 @@ fn attempt_to_wire(attempt: Attempt) -> pb::Attempt {
         retry_at_micros,
         peak_memory_bytes,
         slot_wait_micros,
+        calls,
     } = attempt;
     pb::Attempt {
         attempt,
@@ -161,5 +165,22 @@ fn attempt_to_wire(attempt: Attempt) -> pb::Attempt {
         peak_memory_bytes,
         slot_wait: Some(duration::to_wire(Duration::from_micros(slot_wait_micros))),
         entity_changes: entities.map(entities_to_wire),
+        calls: calls_to_wire(calls),
     }
+}
+
+/// What external calls came to, as the wire shows it; `None`: there were none.
+pub(super) fn calls_to_wire(counts: CallCounts) -> Option<pb::CallCounts> {
+    let CallCounts {
+        requests,
+        answers,
+        remembered,
+        waited_micros,
+    } = counts;
+    (!counts.is_empty()).then(|| pb::CallCounts {
+        request_count: requests,
+        answer_count: answers,
+        remembered_count: remembered,
+        limit_wait: Some(duration::to_wire(Duration::from_micros(waited_micros))),
+    })
 }

@@ -1,0 +1,243 @@
+//! An external call as a function of a session.
+
+use std::{
+    any::Any,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, StringArray, TimestampMicrosecondArray, new_null_array},
+    datatypes::{DataType, TimeUnit, TimestampMicrosecondType},
+};
+use async_trait::async_trait;
+use datafusion::{
+    common::{exec_err, plan_err},
+    error::{DataFusionError, Result},
+    logical_expr::{
+        ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility,
+        async_udf::AsyncScalarUDFImpl,
+    },
+};
+
+use crate::{
+    calls::{CallRun, Definition, Question},
+    time::ValidTime,
+};
+
+/// Whom the function asks.
+#[derive(Debug, Clone)]
+pub(super) enum Asked {
+    /// Nobody: every answer is null. For planning at registration.
+    Nobody,
+    /// What is outside, on behalf of a partition.
+    Outside {
+        /// The attempt's calls.
+        run: CallRun,
+        /// Exclusive: an instant at or after it is look-ahead.
+        end: ValidTime,
+        /// The partition, for the look-ahead error.
+        partition: String,
+    },
+}
+
+/// The function of one call in one session.
+///
+/// **Shape**: a struct of the call's columns; null where an argument is null.
+/// **Cost**: per batch of rows (8,192 at most) a look-up of the answers that are kept, and the requests for the others.
+#[derive(Debug)]
+pub(super) struct CallFunction {
+    definition: Arc<Definition>,
+    asked: Asked,
+    signature: Signature,
+}
+
+impl CallFunction {
+    pub(super) fn new(definition: Arc<Definition>, asked: Asked) -> Self {
+        Self {
+            definition,
+            asked,
+            // As far as the planner knows. To it, what never changes may be computed while it plans, and anywhere in the plan.
+            signature: Signature::user_defined(Volatility::Volatile),
+        }
+    }
+
+    /// `name(id, valid_time)`.
+    fn usage(&self) -> String {
+        let arguments = self.definition.arguments().join(", ");
+        format!("{}({arguments})", self.definition.name())
+    }
+
+    fn instant_type() -> DataType {
+        DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+    }
+
+    /// The rows' questions; `None` where an argument is null.
+    fn questions(
+        &self,
+        arrays: &[ArrayRef],
+        rows: usize,
+        end: ValidTime,
+        partition: &str,
+    ) -> Result<Vec<Option<Question>>> {
+        let place = self.definition.valid_time();
+        let mut texts: Vec<(&StringArray, usize)> = Vec::new();
+        let mut instants: Option<&TimestampMicrosecondArray> = None;
+        for (index, array) in arrays.iter().enumerate() {
+            if Some(index) == place {
+                instants = array.as_primitive_opt::<TimestampMicrosecondType>();
+            } else if let Some(text) = array.as_string_opt::<i32>() {
+                texts.push((text, index));
+            }
+        }
+        if texts.len() + usize::from(instants.is_some()) != self.definition.arguments().len() {
+            return exec_err!("{} was called with other arguments", self.usage());
+        }
+        let mut questions = Vec::with_capacity(rows);
+        for row in 0..rows {
+            if arrays.iter().any(|array| array.is_null(row)) {
+                questions.push(None);
+                continue;
+            }
+            let valid_time = instants.map(|instants| ValidTime::from_micros(instants.value(row)));
+            if let Some(ahead) = valid_time.filter(|instant| *instant >= end) {
+                return exec_err!(
+                    "look-ahead: {} asks about {ahead}, at or after the end of partition {partition} ({end}); a partition sees only what was before its end",
+                    self.usage()
+                );
+            }
+            let mut values = vec![String::new(); arrays.len()];
+            for (text, index) in &texts {
+                if let Some(value) = values.get_mut(*index) {
+                    text.value(row).clone_into(value);
+                }
+            }
+            if let (Some(place), Some(instant)) = (place, valid_time)
+                && let Some(value) = values.get_mut(place)
+            {
+                *value = instant.to_string();
+            }
+            questions.push(Some(Question { values, valid_time }));
+        }
+        Ok(questions)
+    }
+}
+
+/// Within a session a function is known by its name.
+impl PartialEq for CallFunction {
+    fn eq(&self, other: &Self) -> bool {
+        self.definition.name() == other.definition.name()
+    }
+}
+
+impl Eq for CallFunction {}
+
+impl Hash for CallFunction {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.definition.name().hash(state);
+    }
+}
+
+impl ScalarUDFImpl for CallFunction {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn name(&self) -> &str {
+        self.definition.name()
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn coerce_types(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
+        let names = self.definition.arguments();
+        if arguments.len() != names.len() {
+            return plan_err!(
+                "{} takes {} arguments, not {}",
+                self.usage(),
+                names.len(),
+                arguments.len()
+            );
+        }
+        let place = self.definition.valid_time();
+        let mut coerced = Vec::new();
+        for (index, (name, given)) in names.iter().zip(arguments).enumerate() {
+            if Some(index) == place {
+                if !is_instant(given) && *given != DataType::Null {
+                    return plan_err!("{}: {name} is a timestamp, not {given}", self.usage());
+                }
+                coerced.push(Self::instant_type());
+            } else if is_instant(given) {
+                return plan_err!(
+                    "{}: {name} is {given}: only {{valid_time}} is held to the partition's time, so no other placeholder takes an instant or a date",
+                    self.usage()
+                );
+            } else if is_text(given) {
+                coerced.push(DataType::Utf8);
+            } else {
+                return plan_err!(
+                    "{}: {name} is a string, an integer or a boolean, not {given}",
+                    self.usage()
+                );
+            }
+        }
+        Ok(coerced)
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+        Ok(self.definition.answer_type())
+    }
+
+    fn invoke_with_args(&self, _arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        exec_err!("{} cannot be called here", self.usage())
+    }
+}
+
+fn is_instant(data_type: &DataType) -> bool {
+    matches!(
+        data_type,
+        DataType::Timestamp(_, _) | DataType::Date32 | DataType::Date64
+    )
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    matches!(
+        data_type,
+        DataType::Utf8
+            | DataType::LargeUtf8
+            | DataType::Utf8View
+            | DataType::Boolean
+            | DataType::Null
+            | DataType::Dictionary(_, _)
+    ) || data_type.is_integer()
+}
+
+#[async_trait]
+impl AsyncScalarUDFImpl for CallFunction {
+    async fn invoke_async_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let rows = arguments.number_rows;
+        let Asked::Outside {
+            run,
+            end,
+            partition,
+        } = &self.asked
+        else {
+            let nothing = new_null_array(&self.definition.answer_type(), rows);
+            return Ok(ColumnarValue::Array(nothing));
+        };
+        let questions = {
+            let arrays = arguments
+                .args
+                .iter()
+                .map(|argument| argument.to_array(rows))
+                .collect::<Result<Vec<_>>>()?;
+            self.questions(&arrays, rows, *end, partition)?
+        };
+        let answers = run.answer(&self.definition, &questions).await;
+        answers
+            .map(ColumnarValue::Array)
+            .map_err(|error| DataFusionError::External(Box::new(error)))
+    }
+}
