@@ -13,6 +13,7 @@
 //! | [`lake`] | output tables in Iceberg: staging, replacing partitions, reading back | when that happens |
 //! | [`backfill`] | plans, the journalled state machine, the executor, watching | what a partition computes |
 //! | [`grpc`] | wire types to domain and back, one file per service, errors to `Status` | everything else |
+//! | [`telemetry`] | log lines, metrics, spans, health | what happens |
 //! | [`server`] | all of it put together | |
 //! | [`cli`] | the command line: the server's and the clients' | |
 //!

@@ -25,6 +25,7 @@ use crate::{
         entity_store_service_server::EntityStoreServiceServer,
     },
     store::{self, Store},
+    telemetry::Instruments,
     time::Clock,
 };
 
@@ -63,6 +64,8 @@ pub struct ServerConfig {
     pub engine_memory_bytes: u64,
     /// How watchers are served.
     pub watch: WatchSettings,
+    /// Where metrics and probes are answered; `None`: nowhere. Port 0: any free port.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl ServerConfig {
@@ -77,6 +80,7 @@ impl ServerConfig {
             store_cache_bytes: DEFAULT_STORE_CACHE_BYTES,
             engine_memory_bytes: DEFAULT_ENGINE_MEMORY_BYTES,
             watch: WatchSettings::default(),
+            metrics_listen: None,
         }
     }
 }
@@ -136,6 +140,7 @@ pub struct RunningServer {
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
     clock: Arc<dyn Clock>,
+    instruments: Instruments,
 }
 
 /// Opens the data folder, recovers, takes up the backfills that were under way, and serves.
@@ -154,7 +159,10 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
         .await
         .map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
+    let instruments = start_instruments(&config, &clock).await?;
     let parts = open(&config, Arc::clone(&clock)).await?;
+    instruments.add_parts(&parts.database, &parts.store, &parts.engine);
+    instruments.add_backfills(&parts.backfills);
     let (stop, stopped) = oneshot::channel();
     let routes = routes(&parts, &clock).await?;
     // The server's own setting of this name does nothing for a listener that is given to it.
@@ -162,12 +170,16 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
     let serving = tokio::spawn(
         Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .layer(instruments.rpc_layer(&clock))
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, async {
                 // Dropped without a word: the server object is gone, and that is a stop too.
                 let _ = stopped.await;
             }),
     );
+    instruments
+        .readiness
+        .change(|standing| standing.has_recovered = true);
     tracing::info!(%address, data_dir = %config.data_dir.display(), "serving");
     Ok(RunningServer {
         address,
@@ -177,6 +189,18 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
         stop,
         serving,
         clock,
+        instruments,
+    })
+}
+
+async fn start_instruments(
+    config: &ServerConfig,
+    clock: &Arc<dyn Clock>,
+) -> Result<Instruments, Error> {
+    let started = Instruments::start(config.metrics_listen, clock).await;
+    started.map_err(|source| Error::Listen {
+        address: config.metrics_listen.unwrap_or(config.listen),
+        source,
     })
 }
 
@@ -184,6 +208,11 @@ impl RunningServer {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where metrics and probes are answered.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.instruments.local_addr()
     }
 
     /// Stops: attempts under way go back to the queue, streams end, open requests are waited for.
@@ -199,8 +228,12 @@ impl RunningServer {
             stop,
             serving,
             clock,
+            instruments,
         } = self;
         tracing::info!(%address, "stopping");
+        instruments
+            .readiness
+            .change(|standing| standing.is_stopping = true);
         backfills.shutdown().await;
         store.end_streams();
         // The task may have ended by itself.
@@ -218,6 +251,7 @@ impl RunningServer {
         })
         .await
         .map_err(|error| Error::Broken(error.to_string()))??;
+        instruments.stop().await;
         Ok(outcome?)
     }
 }

@@ -24,6 +24,7 @@ use super::{
     decide::{Action, Command, Cost, decide},
     executor::{Shared, same_request},
     journal::bounded_message,
+    meter,
     model::{BackfillSpec, BackfillState, Change, Event, Parent, Plan, Record},
     publish::{PublishDone, PublishItem, Publisher},
     slots::{self, Claim},
@@ -404,6 +405,7 @@ impl Actor {
             let mut visible = live.watched.visible.write();
             let mut meter = live.watched.meter.lock();
             for event in events {
+                meter::record(&self.shared.metrics, event, &visible);
                 visible.apply(event);
                 meter.start(now_micros);
                 if let Some(rows) = finished_rows(event) {

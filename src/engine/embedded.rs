@@ -20,7 +20,7 @@ use super::{
     entity_output::EntityColumns,
     nesting::STACK_BYTES,
     reads::{self, PlanReads, Witness},
-    session::{Scope, Sessions},
+    session::{EngineUsage, Scope, Sessions},
     shared_scan::SHARED_SCAN,
 };
 use crate::{
@@ -81,6 +81,11 @@ impl Embedded {
     /// The sessions that the engine computes in.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    /// What running queries use now.
+    pub fn usage(&self) -> EngineUsage {
+        self.sessions.usage()
     }
 
     /// Plans a definition as it will be planned when it runs, on a thread that bears it; see [`check::check`].

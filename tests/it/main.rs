@@ -35,6 +35,7 @@ mod epidemic;
 mod flights;
 mod flights_year;
 mod lake;
+mod metrics;
 mod power_cut_journal;
 mod quickstart;
 mod store_adversarial;
