@@ -14,18 +14,18 @@ use crate::{
     engine::{self, Embedded, EmbeddedConfig},
     grpc::{
         admin::AdminApi, backfill::BackfillApi, catalog::CatalogApi, entity_store::EntityStore,
+        opening::Opening,
     },
     ids::{IdSource, SystemIds},
     kv::{self, Database},
     lake::{self, Lake},
     pb::{
-        FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
+        self, FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
         backfill_service_server::BackfillServiceServer,
         catalog_service_server::CatalogServiceServer,
-        entity_store_service_server::EntityStoreServiceServer,
     },
     store::{self, Store},
-    telemetry::Instruments,
+    telemetry::{Instruments, ServiceHealth},
     time::Clock,
 };
 
@@ -44,6 +44,15 @@ pub const DEFAULT_ENGINE_MEMORY_BYTES: u64 = 1 << 30;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long open requests may take to end once the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The services as their health is asked for. A backup is made on a full disk too.
+const SERVICES: [ServiceHealth; 5] = [
+    ServiceHealth::writing(""),
+    ServiceHealth::writing(pb::entity_store_service_server::SERVICE_NAME),
+    ServiceHealth::writing(pb::catalog_service_server::SERVICE_NAME),
+    ServiceHealth::writing(pb::backfill_service_server::SERVICE_NAME),
+    ServiceHealth::reading(pb::admin_service_server::SERVICE_NAME),
+];
 
 /// How a server is set up.
 #[derive(Debug, Clone)]
@@ -145,8 +154,8 @@ pub struct RunningServer {
 
 /// Opens the data folder, recovers, takes up the backfills that were under way, and serves.
 ///
-/// The port is bound first and the data folder second, so that a wrong start touches nothing; requests are answered once all
-/// of it is ready.
+/// The port is bound first and the data folder second, so that a wrong start touches nothing. While the data folder recovers,
+/// health is answered and all other calls are refused with `RECOVERING`; when this returns, all are answered.
 ///
 /// # Errors
 /// A port that is taken; a data folder that another process has open, or that is damaged.
@@ -160,23 +169,27 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
         .map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
     let instruments = start_instruments(&config, &clock).await?;
-    let parts = open(&config, Arc::clone(&clock)).await?;
-    instruments.add_parts(&parts.database, &parts.store, &parts.engine);
-    instruments.add_backfills(&parts.backfills);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    instruments.readiness.report(reporter, &SERVICES).await;
+    let opening = Opening::default();
     let (stop, stopped) = oneshot::channel();
-    let routes = routes(&parts, &clock).await?;
     // The server's own setting of this name does nothing for a listener that is given to it.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = tokio::spawn(
         Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .layer(instruments.rpc_layer(&clock))
-            .add_routes(routes)
+            .layer(opening.clone())
+            .add_service(health)
             .serve_with_incoming_shutdown(incoming, async {
                 // Dropped without a word: the server object is gone, and that is a stop too.
                 let _ = stopped.await;
             }),
     );
+    let parts = open(&config, Arc::clone(&clock)).await?;
+    opening.open(routes(&parts, &clock)?);
+    instruments.add_parts(&parts.database, &parts.store, &parts.engine);
+    instruments.add_backfills(&parts.backfills);
     instruments
         .readiness
         .change(|standing| standing.has_recovered = true);
@@ -327,7 +340,7 @@ fn open_storage(
     Ok((database, catalog, store, lake))
 }
 
-async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> {
+fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> {
     let entity_store = EntityStore::new(parts.store.clone()).into_server();
     let catalog = CatalogServiceServer::new(CatalogApi {
         catalog: parts.catalog.clone(),
@@ -342,17 +355,6 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
     let admin = AdminServiceServer::new(AdminApi {
         store: parts.store.clone(),
     });
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health
-        .set_serving::<EntityStoreServiceServer<EntityStore>>()
-        .await;
-    health
-        .set_serving::<CatalogServiceServer<CatalogApi>>()
-        .await;
-    health
-        .set_serving::<BackfillServiceServer<BackfillApi>>()
-        .await;
-    health.set_serving::<AdminServiceServer<AdminApi>>().await;
     let reflection = |error: tonic_reflection::server::Error| Error::Broken(error.to_string());
     let reflection_v1 = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -368,7 +370,6 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
         .add_service(catalog)
         .add_service(backfill)
         .add_service(admin)
-        .add_service(health_service)
         .add_service(reflection_v1)
         .add_service(reflection_v1alpha))
 }

@@ -18,6 +18,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, Span};
 
 use super::{
     Error, Result,
@@ -108,6 +109,8 @@ struct Live {
     computed: HashMap<(u32, u32), StagedAttempt>,
     /// When it got its last slot, in grants of the server.
     last_grant: u64,
+    /// What all that is done for it lies in, until it ends or the server stops.
+    span: Span,
 }
 
 /// What an attempt computed.
@@ -234,7 +237,14 @@ impl Actor {
 
     fn adopt(&mut self, watched: Arc<Watched>, inputs: Vec<Arc<PinnedInputs>>, state: State) {
         let name = watched.record.name.clone();
+        let span = tracing::info_span!(
+            parent: None,
+            "backfill",
+            backfill = %name,
+            transforms = %watched.record.plan.names(),
+        );
         let live = Live {
+            span,
             watched,
             inputs,
             state,
@@ -477,12 +487,14 @@ impl Actor {
 
     /// Starts the next commit on `output`, if none is under way: all that is ready goes into it.
     fn publish_more(&mut self, output: &Output) {
-        let Some(commit) = self.publisher.next_commit(output) else {
+        let Some((name, commit)) = self.publisher.next_commit(output) else {
             return;
         };
         let messages = self.messages.clone();
+        let parent = self.live.get(&name).and_then(|live| live.span.id());
+        let span = tracing::info_span!(parent: parent, "publish", backfill = %name);
         self.tasks.spawn(async move {
-            let done = commit.await;
+            let done = commit.instrument(span).await;
             // An executor that is gone asks the table when it comes back.
             let _ = messages.send(Message::PublishEnded(done)).await;
         });
@@ -492,7 +504,8 @@ impl Actor {
         let Some(live) = self.live.remove(name) else {
             return;
         };
-        tracing::info!(backfill = %name, state = ?live.state.state, "ended");
+        live.span
+            .in_scope(|| tracing::info!(state = ?live.state.state, "ended"));
         let journal = self.shared.journal.clone();
         let leftovers = self.publisher.remove_leftovers(&live.watched.record);
         let notes = self.publisher.forget(&live.watched.record);

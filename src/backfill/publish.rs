@@ -156,11 +156,12 @@ impl Publisher {
             .collect()
     }
 
-    /// The next commit on `output`, unless one is under way or nothing waits. [`Publisher::ended`] must be told of its end.
+    /// The next commit on `output` and whose it is, unless one is under way or nothing waits. [`Publisher::ended`] must be
+    /// told of its end.
     pub(super) fn next_commit(
         &mut self,
         output: &Output,
-    ) -> Option<impl Future<Output = PublishDone> + Send + use<>> {
+    ) -> Option<(String, impl Future<Output = PublishDone> + Send + use<>)> {
         let queue = self
             .queues
             .get_mut(output)
@@ -183,7 +184,8 @@ impl Publisher {
             journal: self.journal.clone(),
             output: output.clone(),
         };
-        Some(target.publish(owner, items))
+        let backfill = owner.backfill.clone();
+        Some((backfill, target.publish(owner, items)))
     }
 
     /// A commit ended: the next may start.
@@ -296,9 +298,13 @@ impl Target {
             .collect();
         let output = self.output.clone();
         let backfill = owner.backfill.clone();
-        let publishing = tokio::task::spawn_blocking(move || match &self.output {
-            Output::Table(name) => tables::publish(&self.lake, name, &owner, items),
-            Output::Entities(_) => entities::publish(&self.store, &self.journal, &owner, items),
+        let span = tracing::Span::current();
+        let publishing = tokio::task::spawn_blocking(move || {
+            let _entered = span.enter();
+            match &self.output {
+                Output::Table(name) => tables::publish(&self.lake, name, &owner, items),
+                Output::Entities(_) => entities::publish(&self.store, &self.journal, &owner, items),
+            }
         });
         let partitions = publishing.await.unwrap_or_else(|error| {
             let broken = PublishFailure {

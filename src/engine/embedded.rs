@@ -14,6 +14,7 @@ use datafusion::{
 use futures::StreamExt;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::{
     Computed, Engine, Error, PartitionWork, Result, StagedOutput, check,
@@ -198,7 +199,8 @@ impl Engine for Embedded {
         let Some(handle) = self.threads.handle() else {
             return Err(Error::Stopped);
         };
-        let computing = Box::pin(self.clone().compute(work));
+        // The attempt's span goes with it to the engine's threads.
+        let computing = Box::pin(self.clone().compute(work).in_current_span());
         // Cancelled at its next batch; what it staged is removed before the task ends.
         let task = handle.spawn(async move { cancel.run_until_cancelled_owned(computing).await });
         let outcome = task

@@ -77,6 +77,21 @@ pub struct ServiceHealth {
     pub writes: bool,
 }
 
+impl ServiceHealth {
+    /// Of a service that writes.
+    pub const fn writing(name: &'static str) -> Self {
+        Self { name, writes: true }
+    }
+
+    /// Of a service that only reads.
+    pub const fn reading(name: &'static str) -> Self {
+        Self {
+            name,
+            writes: false,
+        }
+    }
+}
+
 impl Readiness {
     /// How it stands.
     pub fn standing(&self) -> Standing {
@@ -102,11 +117,20 @@ impl Readiness {
     /// Tells `reporter` how the services stand, now and after every change, until the last clone of this is gone.
     pub async fn report(&self, reporter: HealthReporter, services: &'static [ServiceHealth]) {
         let mut changes = self.standing.subscribe();
-        report_to(&reporter, services, *changes.borrow_and_update()).await;
+        let standing = *changes.borrow_and_update();
+        report_to(&reporter, services, standing).await;
         tokio::spawn(async move {
+            let mut reporter = reporter;
             while changes.changed().await.is_ok() {
                 let standing = *changes.borrow_and_update();
                 report_to(&reporter, services, standing).await;
+                if standing.is_stopping {
+                    // Ends the streams of those who watch: they would hold the stop up.
+                    for service in services {
+                        reporter.clear_service_status(service.name).await;
+                    }
+                    return;
+                }
             }
         });
     }

@@ -14,6 +14,7 @@ mod instrument;
 mod instruments;
 mod log;
 mod metrics;
+mod otlp;
 mod process;
 mod rpc;
 
@@ -24,7 +25,8 @@ pub use health::{Readiness, ServiceHealth, Standing};
 pub use http::MetricsEndpoint;
 pub use instrument::{Histogram, Labels, Sheet};
 pub use instruments::Instruments;
-pub use log::{Error, LogFormat, Telemetry};
+pub use log::{Error, Installed, LogFormat, Telemetry, span_layer};
 pub use metrics::{Collect, Metrics};
+pub use otlp::{Error as OtlpError, Exporter, Otlp};
 pub use process::ProcessCollector;
 pub use rpc::{CallBody, CallFuture, REQUEST_ID, RpcLayer, RpcMetrics, RpcService};

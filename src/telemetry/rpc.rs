@@ -23,10 +23,12 @@ use prost_types::FileDescriptorSet;
 use tonic::Code;
 use tower::{Layer, Service};
 use tracing::{Instrument, Span, field::Empty, instrument::Instrumented};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::{
     instrument::{Histogram, Labels, Sheet},
     metrics::Collect,
+    otlp,
 };
 use crate::{ids::IdSource, time::Clock};
 
@@ -247,6 +249,10 @@ impl Call {
             request_id = request_id.to_str().unwrap_or_default(),
             code = Empty,
         );
+        if let Some(caller) = otlp::caller(request.headers()) {
+            // Without a collector there is nobody to tell.
+            let _ = span.set_parent(caller);
+        }
         request.headers_mut().insert(REQUEST_ID, request_id.clone());
         method.in_flight.fetch_add(1, Ordering::Relaxed);
         Self {
