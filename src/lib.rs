@@ -15,6 +15,7 @@
 //! | [`backfill`] | plans, the journalled state machine, the executor, watching | what a partition computes |
 //! | [`limits`] | rate limits of outside systems: quotas, turns, back-off | how calls are made |
 //! | [`grpc`] | wire types to domain and back, one file per service, errors to `Status` | everything else |
+//! | [`telemetry`] | log lines, metrics, spans, health | what happens |
 //! | [`server`] | all of it put together | |
 //! | [`cli`] | the command line: the server's and the clients' | |
 //!

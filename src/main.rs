@@ -15,10 +15,6 @@ const LINGER: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = cli.telemetry().install() {
-        eprintln!("error: {error}");
-        return ExitCode::from(BAD_CONFIGURATION);
-    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -26,7 +22,19 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let telemetry = {
+        // Spans are sent over a connection of the runtime's.
+        let _entered = runtime.enter();
+        match cli.telemetry().install() {
+            Ok(installed) => installed,
+            Err(error) => {
+                eprintln!("error: {error}");
+                return ExitCode::from(BAD_CONFIGURATION);
+            }
+        }
+    };
     let outcome = runtime.block_on(cli.run(SystemClock::shared()));
+    telemetry.finish();
     runtime.shutdown_timeout(LINGER);
     cli::exit_code(outcome)
 }

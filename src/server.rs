@@ -15,20 +15,20 @@ use crate::{
     engine::{self, Embedded, EmbeddedConfig},
     grpc::{
         admin::AdminApi, backfill::BackfillApi, catalog::CatalogApi, entity_store::EntityStore,
-        rate_limit::RateLimitApi,
+        opening::Opening, rate_limit::RateLimitApi,
     },
     ids::{IdSource, SystemIds},
     kv::{self, Database},
     lake::{self, Lake},
     limits::{self, Leases, Limits},
     pb::{
-        FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
+        self, FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
         backfill_service_server::BackfillServiceServer,
         catalog_service_server::CatalogServiceServer,
-        entity_store_service_server::EntityStoreServiceServer,
         rate_limit_service_server::RateLimitServiceServer,
     },
     store::{self, Store},
+    telemetry::{Instruments, ServiceHealth},
     time::Clock,
 };
 
@@ -47,6 +47,16 @@ pub const DEFAULT_ENGINE_MEMORY_BYTES: u64 = 1 << 30;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long open requests may take to end once the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The services as their health is asked for. A backup is made on a full disk too.
+const SERVICES: [ServiceHealth; 6] = [
+    ServiceHealth::writing(""),
+    ServiceHealth::writing(pb::entity_store_service_server::SERVICE_NAME),
+    ServiceHealth::writing(pb::catalog_service_server::SERVICE_NAME),
+    ServiceHealth::writing(pb::backfill_service_server::SERVICE_NAME),
+    ServiceHealth::reading(pb::admin_service_server::SERVICE_NAME),
+    ServiceHealth::writing(pb::rate_limit_service_server::SERVICE_NAME),
+];
 
 /// How a server is set up.
 #[derive(Debug, Clone)]
@@ -67,6 +77,8 @@ pub struct ServerConfig {
     pub engine_memory_bytes: u64,
     /// How watchers are served.
     pub watch: WatchSettings,
+    /// Where metrics and probes are answered; `None`: nowhere. Port 0: any free port.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 impl ServerConfig {
@@ -81,6 +93,7 @@ impl ServerConfig {
             store_cache_bytes: DEFAULT_STORE_CACHE_BYTES,
             engine_memory_bytes: DEFAULT_ENGINE_MEMORY_BYTES,
             watch: WatchSettings::default(),
+            metrics_listen: None,
         }
     }
 }
@@ -144,12 +157,13 @@ pub struct RunningServer {
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
     clock: Arc<dyn Clock>,
+    instruments: Instruments,
 }
 
 /// Opens the data folder, recovers, takes up the backfills that were under way, and serves.
 ///
-/// The port is bound first and the data folder second, so that a wrong start touches nothing; requests are answered once all
-/// of it is ready.
+/// The port is bound first and the data folder second, so that a wrong start touches nothing. While the data folder recovers,
+/// health is answered and all other calls are refused with `RECOVERING`; when this returns, all are answered.
 ///
 /// # Errors
 /// A port that is taken; a data folder that another process has open, or that is damaged.
@@ -162,20 +176,31 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
         .await
         .map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
-    let parts = open(&config, Arc::clone(&clock)).await?;
+    let instruments = start_instruments(&config, &clock).await?;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    instruments.readiness.report(reporter, &SERVICES).await;
+    let opening = Opening::default();
     let (stop, stopped) = oneshot::channel();
-    let routes = routes(&parts, &clock).await?;
     // The server's own setting of this name does nothing for a listener that is given to it.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = tokio::spawn(
         Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .add_routes(routes)
+            .layer(instruments.rpc_layer(&clock))
+            .layer(opening.clone())
+            .add_service(health)
             .serve_with_incoming_shutdown(incoming, async {
                 // Dropped without a word: the server object is gone, and that is a stop too.
                 let _ = stopped.await;
             }),
     );
+    let parts = open(&config, Arc::clone(&clock)).await?;
+    opening.open(routes(&parts, &clock)?);
+    instruments.add_parts(&parts.database, &parts.store, &parts.engine);
+    instruments.add_backfills(&parts.backfills);
+    instruments
+        .readiness
+        .change(|standing| standing.has_recovered = true);
     tracing::info!(%address, data_dir = %config.data_dir.display(), "serving");
     Ok(RunningServer {
         address,
@@ -186,6 +211,18 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
         stop,
         serving,
         clock,
+        instruments,
+    })
+}
+
+async fn start_instruments(
+    config: &ServerConfig,
+    clock: &Arc<dyn Clock>,
+) -> Result<Instruments, Error> {
+    let started = Instruments::start(config.metrics_listen, clock).await;
+    started.map_err(|source| Error::Listen {
+        address: config.metrics_listen.unwrap_or(config.listen),
+        source,
     })
 }
 
@@ -193,6 +230,11 @@ impl RunningServer {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where metrics and probes are answered.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.instruments.local_addr()
     }
 
     /// Stops: attempts under way go back to the queue, streams end, open requests are waited for.
@@ -209,8 +251,12 @@ impl RunningServer {
             stop,
             serving,
             clock,
+            instruments,
         } = self;
         tracing::info!(%address, "stopping");
+        instruments
+            .readiness
+            .change(|standing| standing.is_stopping = true);
         backfills.shutdown().await;
         store.end_streams();
         limits.stop();
@@ -230,6 +276,7 @@ impl RunningServer {
         })
         .await
         .map_err(|error| Error::Broken(error.to_string()))??;
+        instruments.stop().await;
         Ok(outcome?)
     }
 }
@@ -311,7 +358,7 @@ fn open_storage(
     Ok((database, catalog, store, lake, limits))
 }
 
-async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> {
+fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> {
     let entity_store = EntityStore::new(parts.store.clone()).into_server();
     let catalog = CatalogServiceServer::new(CatalogApi {
         catalog: parts.catalog.clone(),
@@ -330,20 +377,6 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
         limits: parts.limits.clone(),
         leases: Leases::new(SystemIds::shared(), Arc::clone(clock)),
     });
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health
-        .set_serving::<EntityStoreServiceServer<EntityStore>>()
-        .await;
-    health
-        .set_serving::<CatalogServiceServer<CatalogApi>>()
-        .await;
-    health
-        .set_serving::<BackfillServiceServer<BackfillApi>>()
-        .await;
-    health.set_serving::<AdminServiceServer<AdminApi>>().await;
-    health
-        .set_serving::<RateLimitServiceServer<RateLimitApi>>()
-        .await;
     let reflection = |error: tonic_reflection::server::Error| Error::Broken(error.to_string());
     let reflection_v1 = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -360,7 +393,6 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
         .add_service(backfill)
         .add_service(admin)
         .add_service(rate_limit)
-        .add_service(health_service)
         .add_service(reflection_v1)
         .add_service(reflection_v1alpha))
 }

@@ -18,12 +18,14 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, Span};
 
 use super::{
     Error, Result,
     decide::{Action, Command, Cost, decide},
     executor::{Shared, same_request},
     journal::bounded_message,
+    meter,
     model::{BackfillSpec, BackfillState, Change, Event, Parent, PartitionWaits, Plan, Record},
     publish::{PublishDone, PublishItem, Publisher},
     slots::{self, Claim},
@@ -127,6 +129,8 @@ struct Live {
     computed: HashMap<(u32, u32), StagedAttempt>,
     /// When it got its last slot, in grants of the server.
     last_grant: u64,
+    /// What all that is done for it lies in, until it ends or the server stops.
+    span: Span,
 }
 
 impl Live {
@@ -268,7 +272,14 @@ impl Actor {
 
     fn adopt(&mut self, watched: Arc<Watched>, inputs: Vec<Arc<PinnedInputs>>, state: State) {
         let name = watched.record.name.clone();
+        let span = tracing::info_span!(
+            parent: None,
+            "backfill",
+            backfill = %name,
+            transforms = %watched.record.plan.names(),
+        );
         let live = Live {
+            span,
             watched,
             inputs,
             state,
@@ -448,6 +459,7 @@ impl Actor {
             let mut meter = live.watched.meter.lock();
             let mut recent = live.watched.recent.lock();
             for event in events {
+                meter::record(&self.shared.metrics, event, &visible);
                 visible.apply(event);
                 recent.push(event);
                 meter.start(now_micros);
@@ -522,14 +534,16 @@ impl Actor {
     /// alone while more is being computed for it.
     fn publish_more(&mut self, output: &Output) {
         let more_comes = self.live.values().any(|live| live.is_computing(output));
-        let Some(commit) = self.publisher.next_commit(output, more_comes) else {
+        let Some((name, commit)) = self.publisher.next_commit(output, more_comes) else {
             return;
         };
         let messages = self.messages.clone();
         let clock = Arc::clone(&self.shared.clock);
+        let parent = self.live.get(&name).and_then(|live| live.span.id());
+        let span = tracing::info_span!(parent: parent, "publish", backfill = %name);
         self.tasks.spawn(async move {
             let started_micros = clock.monotonic_micros();
-            let done = commit.await;
+            let done = commit.instrument(span).await;
             let took_micros = clock.monotonic_micros() - started_micros;
             let took = Duration::from_micros(u64::try_from(took_micros).unwrap_or(0));
             // An executor that is gone asks the table when it comes back.
@@ -554,7 +568,8 @@ impl Actor {
         let Some(live) = self.live.remove(name) else {
             return;
         };
-        tracing::info!(backfill = %name, state = ?live.state.state, "ended");
+        live.span
+            .in_scope(|| tracing::info!(state = ?live.state.state, "ended"));
         self.ended.push_back(Arc::clone(&live.watched));
         if self.ended.len() > ENDED
             && let Some(oldest) = self.ended.pop_front()

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     catalog::Catalog, engine::Engine, ids::IdSource, kv::Database, lake::Lake, store::Store,
-    time::Clock,
+    telemetry::BackfillMetrics, time::Clock,
 };
 
 pub use super::planner::Planned;
@@ -89,6 +89,7 @@ pub(super) struct Shared {
     /// Bumped after every change of any backfill.
     pub(super) changed: watch::Sender<u64>,
     pub(super) stopping: CancellationToken,
+    pub(super) metrics: BackfillMetrics,
 }
 
 impl Executor {
@@ -128,6 +129,7 @@ impl Executor {
             watch: self.config.watch,
             changed: watch::Sender::new(0),
             stopping: CancellationToken::new(),
+            metrics: BackfillMetrics::default(),
         });
         let mut actor = Actor::new(
             Arc::clone(&shared),
@@ -223,6 +225,11 @@ impl Handle {
         Ok(Some(snapshot(&existing)))
     }
 
+    /// What its attempts are measured by.
+    pub fn metrics(&self) -> &BackfillMetrics {
+        &self.shared.metrics
+    }
+
     /// One backfill as it stands.
     ///
     /// # Errors
@@ -237,7 +244,7 @@ impl Handle {
         &self,
         after: Option<&str>,
         limit: usize,
-        wanted: impl Fn(&Record, &State) -> Option<T>,
+        mut wanted: impl FnMut(&Record, &State) -> Option<T>,
     ) -> Vec<T> {
         let backfills = self.shared.backfills.read();
         let range = match after {

@@ -161,13 +161,13 @@ impl Publisher {
             .collect()
     }
 
-    /// The next commit on `output`, unless one is under way or nothing waits; or it rests, `more_comes`, and little waits.
-    /// [`Publisher::ended`] must be told of its end, and [`Publisher::rested`] some time after.
+    /// The next commit on `output` and whose it is, unless one is under way or nothing waits; or it rests, `more_comes`, and
+    /// little waits. [`Publisher::ended`] must be told of its end, and [`Publisher::rested`] some time after.
     pub(super) fn next_commit(
         &mut self,
         output: &Output,
         more_comes: bool,
-    ) -> Option<impl Future<Output = PublishDone> + Send + use<>> {
+    ) -> Option<(String, impl Future<Output = PublishDone> + Send + use<>)> {
         let queue = self
             .queues
             .get_mut(output)
@@ -193,7 +193,8 @@ impl Publisher {
             journal: self.journal.clone(),
             output: output.clone(),
         };
-        Some(target.publish(owner, items))
+        let backfill = owner.backfill.clone();
+        Some((backfill, target.publish(owner, items)))
     }
 
     /// A commit ended: the next may start, but the output rests.
@@ -314,9 +315,13 @@ impl Target {
             .collect();
         let output = self.output.clone();
         let backfill = owner.backfill.clone();
-        let publishing = tokio::task::spawn_blocking(move || match &self.output {
-            Output::Table(name) => tables::publish(&self.lake, name, &owner, items),
-            Output::Entities(_) => entities::publish(&self.store, &self.journal, &owner, items),
+        let span = tracing::Span::current();
+        let publishing = tokio::task::spawn_blocking(move || {
+            let _entered = span.enter();
+            match &self.output {
+                Output::Table(name) => tables::publish(&self.lake, name, &owner, items),
+                Output::Entities(_) => entities::publish(&self.store, &self.journal, &owner, items),
+            }
         });
         let partitions = publishing.await.unwrap_or_else(|error| {
             let broken = PublishFailure {

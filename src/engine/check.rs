@@ -70,7 +70,7 @@ pub async fn check(
     function_rules::check(&plan)?;
     let plan = entity_rules::check_columns(spec, &inputs, plan)?;
     if !spec.calls.is_empty() {
-        calls::check_places(&context.state().optimize(&plan)?)?;
+        calls::check_places(&state.optimize(&plan)?)?;
     }
     // The whole way down: what the physical planner refuses is refused here too.
     state

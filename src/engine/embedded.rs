@@ -14,13 +14,14 @@ use datafusion::{
 use futures::StreamExt;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::{
     Computed, Engine, Error, PartitionWork, Result, StagedOutput, check,
     entity_output::EntityColumns,
     nesting::STACK_BYTES,
     reads::{self, PlanReads, Witness},
-    session::{Scope, Sessions},
+    session::{EngineUsage, Scope, Sessions},
     shared_scan::SHARED_SCAN,
 };
 use crate::{
@@ -83,6 +84,11 @@ impl Embedded {
     /// The sessions that the engine computes in.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    /// What running queries use now.
+    pub fn usage(&self) -> EngineUsage {
+        self.sessions.usage()
     }
 
     /// Plans a definition as it will be planned when it runs, on a thread that bears it; see [`check::check`].
@@ -196,7 +202,8 @@ impl Engine for Embedded {
         let Some(handle) = self.threads.handle() else {
             return Err(Error::Stopped);
         };
-        let computing = Box::pin(self.clone().compute(work));
+        // The attempt's span goes with it to the engine's threads.
+        let computing = Box::pin(self.clone().compute(work).in_current_span());
         // Cancelled at its next batch; what it staged is removed before the task ends.
         let task = handle.spawn(async move { cancel.run_until_cancelled_owned(computing).await });
         let outcome = task

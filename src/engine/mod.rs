@@ -42,7 +42,7 @@ pub use entity_filter::{EntityFilter, FilterPlanner, MAX_FILTER_BYTES};
 pub use error::Error;
 pub use memory::PeakMemory;
 pub use reads::{EVERY_ATTRIBUTE, EntityRead, FileDigest, FileSet, Reads, Sight, TableRead};
-pub use session::{Sessions, prior_range};
+pub use session::{EngineUsage, Sessions, prior_range};
 pub use shared_scan::SharedScans;
 pub use source::{PinnedSource, SourceFile};
 pub use table_view::{PinnedTable, PublishedView, TableView};

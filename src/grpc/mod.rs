@@ -6,5 +6,6 @@ mod blocking;
 pub mod catalog;
 mod convert;
 pub mod entity_store;
+pub mod opening;
 pub mod rate_limit;
 pub mod status;

@@ -30,7 +30,10 @@ use super::{
     types,
     workspace::Workspace,
 };
-use crate::time::{Clock, SysTime};
+use crate::{
+    telemetry::CommitMetrics,
+    time::{Clock, SysTime},
+};
 
 /// Jobs that may wait; more writers than that wait to be let in.
 pub(super) const QUEUE_JOBS: usize = 256;
@@ -91,6 +94,7 @@ pub(super) struct Published {
     pub(super) snapshots: Snapshots,
     /// The last flushed commit: its sequence, 0 before the first, and its system time.
     pub(super) last: watch::Sender<(u64, i64)>,
+    pub(super) metrics: CommitMetrics,
 }
 
 impl Published {
@@ -175,6 +179,7 @@ impl Committer {
             snapshots: Snapshots::new(MAX_SNAPSHOT_BYTES),
             opened_at: watermark,
             last: watch::Sender::new((journal.end.sequence, watermark)),
+            metrics: CommitMetrics::default(),
         });
         Self {
             journal,
@@ -208,8 +213,13 @@ impl Committer {
     fn work(&mut self, group: Vec<Job>) {
         let pending: Vec<Pending> = group.into_iter().map(|job| self.carry_out(job)).collect();
         if self.dirty && self.poison.is_none() {
+            let start_micros = self.clock.monotonic_micros();
             match self.journal.checkpoint() {
-                Ok(()) => self.publish(),
+                Ok(()) => {
+                    let end_micros = self.clock.monotonic_micros();
+                    self.published.metrics.synced(start_micros, end_micros);
+                    self.publish();
+                }
                 Err(error) => self.poison(&error),
             }
         }
@@ -395,6 +405,7 @@ impl Committer {
         let system_time = self.next_system_time();
         let at = self.version_time(&batch, system_time)?;
         let repeats = self.repeats_import_time(&batch);
+        let mutation_count = batch.mutations.len();
         let pages = self.journal.pages.clone();
         let sequence = self.journal.end.sequence + 1;
         let workspace = Workspace::new(&pages, sequence, at);
@@ -423,7 +434,9 @@ impl Committer {
             entries,
         };
         self.write_step(|this| {
-            this.journal.append(&record, workspace)?;
+            let record_bytes = this.journal.append(&record, workspace)?;
+            let metrics = &this.published.metrics;
+            metrics.committed(mutation_count, record.versions_written, record_bytes);
             this.journal.prune(system_time)
         })?;
         let erased = record.erasures().map(|erasure| erasure.entity_type.clone());

@@ -83,6 +83,7 @@ impl Actor {
             work.scans = Arc::clone(&scans);
         }
         let task = Task {
+            span: live.span.clone(),
             works,
             limit: live.limit_of(attempts),
             messages: self.messages.clone(),
@@ -180,6 +181,8 @@ impl Live {
 
 /// Attempts that compute one after the other, each with its own outcome.
 struct Task {
+    /// Of the backfill.
+    span: Span,
     works: Vec<(u32, u32, PartitionWork)>,
     /// Of each.
     limit: Option<Duration>,
@@ -205,7 +208,14 @@ impl Task {
             let engine = self.engine.as_ref();
             let backfill = work.attempt.backfill.clone();
             let started_at = self.finder.store.latest_basis();
-            let running = run_within(self.limit, engine, &self.clock, work, cancel.child_token());
+            let span = tracing::info_span!(
+                parent: &self.span,
+                "attempt",
+                partition = %work.partition.label,
+                attempt,
+            );
+            let running = run_within(self.limit, engine, &self.clock, work, cancel.child_token())
+                .instrument(span.clone());
             let (mut outcome, timed_out) = if makes_calls {
                 self.tell_waits(index, attempt, &meter, running).await
             } else {
@@ -222,6 +232,7 @@ impl Task {
                     outcome = discarded(outcome, &error).await;
                 }
             }
+            span.in_scope(|| log_end(&outcome, timed_out));
             ended.push(EndedAttempt {
                 index,
                 attempt,
@@ -269,6 +280,18 @@ impl Task {
             let name = self.name.clone();
             // An executor that is gone tells nobody.
             let _ = self.messages.send(Message::Waits { name, waits }).await;
+        }
+    }
+}
+
+/// Within the attempt's span.
+fn log_end(outcome: &engine::Result<Computed>, timed_out: Option<Duration>) {
+    match outcome {
+        Ok(computed) => tracing::debug!(rows_read = computed.rows_read, "computed"),
+        Err(engine::Error::Stopped) if timed_out.is_none() => tracing::debug!("stopped"),
+        Err(error) => {
+            let error = bounded_message(error.message());
+            tracing::warn!(%error, timed_out = timed_out.is_some(), "an attempt failed");
         }
     }
 }
