@@ -33,10 +33,14 @@ const SUFFIX: &str = ".backup";
     Examples:\n  hindcast backup --to hindcast-2026-03-01.backup\n  hindcast backup --to - | ssh other 'cat > hindcast.backup'\n  \
     hindcast backup --to-folder /srv/backups --keep 7"
 )]
-#[group(id = "target", required = true, multiple = false, args = ["to", "to_folder"])]
 pub(crate) struct Args {
     /// The file to write; `-` is standard output
-    #[arg(long, value_name = "FILE")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "to_folder",
+        conflicts_with = "to_folder"
+    )]
     to: Option<PathBuf>,
     /// The folder to write to: the file is named after the basis of the copy, such as
     /// hindcast-20260301T021500.000000Z.backup

@@ -54,6 +54,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, Clone)]
 pub struct Database {
     db: sled::Db,
+    cache_bytes: u64,
     fence: Arc<Fence>,
     poison: Arc<OnceLock<String>>,
 }
@@ -82,9 +83,15 @@ impl Database {
         sync_folder(folder).map_err(io_error)?;
         Ok(Self {
             db,
+            cache_bytes,
             fence,
             poison: Arc::default(),
         })
+    }
+
+    /// The size of the page cache that it was opened with.
+    pub fn cache_bytes(&self) -> u64 {
+        self.cache_bytes
     }
 
     /// The keyspace of this name, made if it is not there.

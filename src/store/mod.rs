@@ -42,6 +42,7 @@ mod lookup;
 mod marks;
 mod model;
 mod page;
+mod page_cache;
 mod page_codec;
 mod page_list;
 mod page_rows;

@@ -33,6 +33,11 @@ impl PageView {
         })
     }
 
+    /// How many bytes it has as stored.
+    pub(super) fn stored_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The bytes as stored.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> &Slice {

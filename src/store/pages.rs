@@ -39,6 +39,7 @@ use super::{
     error::Error,
     keys,
     page::RowHash,
+    page_cache::{PageCache, Place},
     page_codec::{self, PageId},
     page_view::PageView,
     path,
@@ -115,6 +116,10 @@ pub(super) enum Write {
 /// No tree is as high: even the smallest inner pages have dozens of children.
 const LEVELS: u8 = 16;
 
+/// Checked pages take this part of the bytes that the database's cache has, as a divisor, beside them; what both hold lies in
+/// memory once.
+const CACHE_PART: u64 = 4;
+
 /// How many pages reads have touched since the store was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PageStats {
@@ -140,6 +145,7 @@ pub(super) struct Pages {
     roots: Keyspace,
     pages: Keyspace,
     rows: Keyspace,
+    cache: Arc<PageCache>,
     counters: Arc<Counters>,
 }
 
@@ -150,6 +156,7 @@ impl Pages {
             roots: database.keyspace("roots")?,
             pages: database.keyspace("pages")?,
             rows: database.keyspace("rows")?,
+            cache: Arc::new(PageCache::new(database.cache_bytes() / CACHE_PART)),
             counters: Arc::default(),
         })
     }
@@ -190,6 +197,24 @@ impl Pages {
             }
         }
         Ok(roots)
+    }
+
+    /// A page that is no root, from the database whatever is in the cache.
+    pub(super) fn stored_page(&self, key: &[u8], id: PageId) -> Result<PageView, Error> {
+        let page_key = keys::page_key(key, id);
+        match self.pages.get(&page_key)? {
+            Some(stored) => read(&page_key, stored),
+            None => Err(damaged(&page_key, Malformed("it is not there"))),
+        }
+    }
+
+    /// When the entity's earlier roots were made, in order. **Cost**: all of them.
+    fn roots_of(&self, key: &[u8]) -> Result<Arc<[i64]>, Error> {
+        let mut made = Vec::new();
+        for entry in self.roots.prefix(key) {
+            made.extend(keys::parse_root_key(&entry?.0, key));
+        }
+        Ok(made.into())
     }
 
     /// All pages of the entity that are no roots.
@@ -244,13 +269,20 @@ impl Pages {
         for write in writes {
             match write {
                 Write::Row(hash, bytes) => self.rows.insert(&keys::row_key(key, hash), bytes)?,
-                Write::Page(id, bytes) => self.pages.insert(&keys::page_key(key, *id), bytes)?,
+                Write::Page(id, bytes) => {
+                    self.pages.insert(&keys::page_key(key, *id), bytes)?;
+                    self.cache.forget(key, Place::Below(*id));
+                }
                 Write::Archive(since, bytes) => {
                     self.roots.insert(&keys::root_key(key, *since), bytes)?;
+                    self.cache.archived(key, *since);
                 }
                 Write::Head(bytes) => self.heads.insert(key, bytes)?,
-                Write::Remove(id) => self.pages.remove(&keys::page_key(key, *id))?,
-                Write::Wipe { at, sequence } => self.wipe(key, *at, *sequence)?,
+                Write::Remove(id) => self.remove(key, *id)?,
+                Write::Wipe { at, sequence } => {
+                    self.wipe(key, *at, *sequence)?;
+                    self.cache.forget_all();
+                }
             }
         }
         Ok(())
@@ -260,8 +292,14 @@ impl Pages {
     /// next flush. **Cost**: see [`path::unreached`].
     pub(super) fn sweep(&self, key: &[u8], at: i64) -> Result<(), Error> {
         for id in path::unreached(self, key, at)? {
-            self.pages.remove(&keys::page_key(key, id))?;
+            self.remove(key, id)?;
         }
+        Ok(())
+    }
+
+    fn remove(&self, key: &[u8], id: PageId) -> Result<(), Error> {
+        self.pages.remove(&keys::page_key(key, id))?;
+        self.cache.forget(key, Place::Below(id));
         Ok(())
     }
 
@@ -313,20 +351,24 @@ impl Source for Pages {
     }
 
     fn page(&self, key: &[u8], id: PageId) -> Result<PageView, Error> {
-        let page_key = keys::page_key(key, id);
-        match self.pages.get(&page_key)? {
-            Some(stored) => read(&page_key, stored),
-            None => Err(damaged(&page_key, Malformed("it is not there"))),
-        }
+        self.cache
+            .page(key, Place::Below(id), || self.stored_page(key, id))
     }
 
     fn earlier_root(&self, key: &[u8], basis: i64) -> Result<PageView, Error> {
-        let wanted = keys::root_key(key, basis);
-        let found = self.roots.at_or_before(&wanted)?;
-        match found.filter(|(root_key, _)| keys::parse_root_key(root_key, key).is_some()) {
-            Some((root_key, stored)) => read_root(key, &root_key, stored),
-            None => Err(damaged(&wanted, Malformed("no root was made before it"))),
-        }
+        let roots = self.cache.roots(key, || self.roots_of(key))?;
+        let missing = |since| {
+            let root_key = keys::root_key(key, since);
+            damaged(&root_key, Malformed("no root was made before it"))
+        };
+        let until = roots.partition_point(|since| *since <= basis);
+        let since = until.checked_sub(1).map(|last| roots[last]);
+        let since = since.ok_or_else(|| missing(basis))?;
+        self.cache.page(key, Place::EarlierRoot(since), || {
+            let root_key = keys::root_key(key, since);
+            let stored = self.roots.get(&root_key)?;
+            read_root(key, &root_key, stored.ok_or_else(|| missing(since))?)
+        })
     }
 
     fn row(&self, key: &[u8], hash: &RowHash) -> Result<Slice, Error> {

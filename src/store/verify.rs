@@ -280,7 +280,7 @@ impl Walk<'_> {
         if !self.seen.insert(id) {
             return Ok(());
         }
-        let child = match self.pages.page(self.key, id) {
+        let child = match self.pages.stored_page(self.key, id) {
             Ok(child) => child,
             Err(error) => {
                 self.problems.push(damage(error)?);
