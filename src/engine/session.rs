@@ -156,7 +156,16 @@ impl Sessions {
                 memory::watched(self.template.runtime_env(), Arc::clone(memory))
             }
         };
+        let mut config = self.template.config().clone();
+        if !inputs.transform.spec.calls.is_empty() {
+            // What is taken out of an answer would be taken out below the filters, and so be asked for more rows.
+            config
+                .options_mut()
+                .optimizer
+                .enable_leaf_expression_pushdown = false;
+        }
         let state = SessionStateBuilder::new_from_existing(self.template.clone())
+            .with_config(config)
             .with_runtime_env(runtime)
             .with_catalog_list(empty_catalog(self.template.config())?)
             .build();
