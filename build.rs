@@ -5,12 +5,13 @@ use std::{env, error::Error, path::PathBuf};
 use prost::Message;
 
 const PROTO_ROOT: &str = "proto";
-const PROTOS: [&str; 5] = [
+const PROTOS: [&str; 6] = [
     "hindcast/v1/admin.proto",
     "hindcast/v1/common.proto",
     "hindcast/v1/entity_store.proto",
     "hindcast/v1/catalog.proto",
     "hindcast/v1/backfill.proto",
+    "hindcast/v1/rate_limit.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

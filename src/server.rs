@@ -15,16 +15,18 @@ use crate::{
     engine::{self, Embedded, EmbeddedConfig},
     grpc::{
         admin::AdminApi, backfill::BackfillApi, catalog::CatalogApi, entity_store::EntityStore,
+        rate_limit::RateLimitApi,
     },
     ids::{IdSource, SystemIds},
     kv::{self, Database},
     lake::{self, Lake},
-    limits::{self, Limits},
+    limits::{self, Leases, Limits},
     pb::{
         FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
         backfill_service_server::BackfillServiceServer,
         catalog_service_server::CatalogServiceServer,
         entity_store_service_server::EntityStoreServiceServer,
+        rate_limit_service_server::RateLimitServiceServer,
     },
     store::{self, Store},
     time::Clock,
@@ -324,6 +326,10 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
     let admin = AdminServiceServer::new(AdminApi {
         store: parts.store.clone(),
     });
+    let rate_limit = RateLimitServiceServer::new(RateLimitApi {
+        limits: parts.limits.clone(),
+        leases: Leases::new(SystemIds::shared(), Arc::clone(clock)),
+    });
     let (health, health_service) = tonic_health::server::health_reporter();
     health
         .set_serving::<EntityStoreServiceServer<EntityStore>>()
@@ -335,6 +341,9 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
         .set_serving::<BackfillServiceServer<BackfillApi>>()
         .await;
     health.set_serving::<AdminServiceServer<AdminApi>>().await;
+    health
+        .set_serving::<RateLimitServiceServer<RateLimitApi>>()
+        .await;
     let reflection = |error: tonic_reflection::server::Error| Error::Broken(error.to_string());
     let reflection_v1 = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -350,6 +359,7 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
         .add_service(catalog)
         .add_service(backfill)
         .add_service(admin)
+        .add_service(rate_limit)
         .add_service(health_service)
         .add_service(reflection_v1)
         .add_service(reflection_v1alpha))

@@ -6,4 +6,5 @@ mod blocking;
 pub mod catalog;
 mod convert;
 pub mod entity_store;
+pub mod rate_limit;
 pub mod status;

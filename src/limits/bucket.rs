@@ -53,6 +53,14 @@ impl StateStore for Arrival {
     }
 }
 
+/// Where a bucket stood when permits were taken: what must be known to put them back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    arrival: Instant,
+    put_back_nanos: u64,
+    shape: u64,
+}
+
 /// A rate with a burst.
 #[derive(Debug)]
 pub(super) struct Bucket {
@@ -61,12 +69,19 @@ pub(super) struct Bucket {
     stamp: Stamp,
     arrival: Arrival,
     limiter: RateLimiter<NotKeyed, Arrival, Stamp, NoOpMiddleware<Nanos>>,
+    /// All that was ever put back.
+    put_back_nanos: u64,
+    /// How often the rate was changed.
+    shape: u64,
 }
 
 impl Bucket {
-    /// A full bucket: `burst` permits can be taken at once.
-    pub(super) fn new(interval_nanos: u64, burst: u32) -> Self {
-        Self::with(interval_nanos, burst, Arrival::default())
+    /// A full bucket: `burst` permits can be taken at once. `generation` tells it from those before it.
+    pub(super) fn new(interval_nanos: u64, burst: u32, generation: u32) -> Self {
+        Self {
+            shape: u64::from(generation) << 32,
+            ..Self::with(interval_nanos, burst, Arrival::default())
+        }
     }
 
     fn with(interval_nanos: u64, burst: u32, arrival: Arrival) -> Self {
@@ -83,6 +98,8 @@ impl Bucket {
             limiter: RateLimiter::new(quota, arrival.clone(), stamp.clone()),
             stamp,
             arrival,
+            put_back_nanos: 0,
+            shape: 0,
         }
     }
 
@@ -96,28 +113,51 @@ impl Bucket {
         let behind = taken.div_ceil(u128::from(self.interval_nanos));
         let arrival = now.saturating_add(u64::try_from(behind).unwrap_or(u64::MAX));
         let moved = Arrival(Arc::new(AtomicU64::new(arrival)));
-        *self = Self::with(interval_nanos, burst, moved);
+        let shape = self.shape + 1;
+        *self = Self {
+            shape,
+            ..Self::with(interval_nanos, burst, moved)
+        };
     }
 
     /// Takes `permits`, or says when they could be taken.
-    pub(super) fn take(&self, permits: u32, now: Instant) -> Result<(), Instant> {
+    pub(super) fn take(&self, permits: u32, now: Instant) -> Result<Mark, Instant> {
         let Some(permits) = NonZeroU32::new(permits) else {
-            return Ok(());
+            return Ok(self.mark());
         };
         self.stamp.0.store(now, Ordering::Relaxed);
         match self.limiter.check_n(permits) {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => Ok(self.mark()),
             Ok(Err(not_until)) => Err(not_until.earliest_possible().as_u64()),
             // Whoever asks has been told the most; after a change of the burst it is checked again.
             Err(_) => Err(Instant::MAX),
         }
     }
 
-    /// Puts `permits` back. They count as never taken; what time brought back already is not brought back twice.
-    pub(super) fn put_back(&self, permits: u32) {
-        let back = self.interval_nanos.saturating_mul(u64::from(permits));
+    /// Puts back `permits` that were taken at `mark`: they count as never taken.
+    ///
+    /// What time has brought back since is not brought back twice: had the permits not been taken, the bucket would have been
+    /// full for a while. It was at least as empty since then as `mark` says, less the time that has passed and what others put
+    /// back; more than that does not come back. After a change of the rate nothing does.
+    pub(super) fn put_back(&mut self, permits: u32, mark: Mark, now: Instant) {
+        if mark.shape != self.shape {
+            return;
+        }
+        let others = self.put_back_nanos.saturating_sub(mark.put_back_nanos);
+        let still_out = mark.arrival.saturating_sub(others).saturating_sub(now);
+        let taken = self.interval_nanos.saturating_mul(u64::from(permits));
+        let back = taken.min(still_out);
+        self.put_back_nanos = self.put_back_nanos.saturating_add(back);
         let arrival = self.arrival().saturating_sub(back);
         self.arrival.0.store(arrival, Ordering::Relaxed);
+    }
+
+    fn mark(&self) -> Mark {
+        Mark {
+            arrival: self.arrival(),
+            put_back_nanos: self.put_back_nanos,
+            shape: self.shape,
+        }
     }
 
     /// Takes all that is there at `now`.
@@ -147,44 +187,60 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
+    fn take(bucket: &Bucket, permits: u32, now: Instant) -> Result<(), Instant> {
+        bucket.take(permits, now).map(|_| ())
+    }
+
     #[test]
     fn a_burst_then_one_each_interval() {
-        let bucket = Bucket::new(10 * MS, 3);
+        let bucket = Bucket::new(10 * MS, 3, 0);
         let start = 1_000 * MS;
-        assert_eq!(bucket.take(3, start), Ok(()));
-        assert_eq!(bucket.take(1, start), Err(start + 10 * MS));
-        assert_eq!(bucket.take(1, start + 10 * MS - 1), Err(start + 10 * MS));
-        assert_eq!(bucket.take(1, start + 10 * MS), Ok(()));
-        assert_eq!(bucket.take(2, start + 10 * MS), Err(start + 30 * MS));
+        assert_eq!(take(&bucket, 3, start), Ok(()));
+        assert_eq!(take(&bucket, 1, start), Err(start + 10 * MS));
+        assert_eq!(take(&bucket, 1, start + 10 * MS - 1), Err(start + 10 * MS));
+        assert_eq!(take(&bucket, 1, start + 10 * MS), Ok(()));
+        assert_eq!(take(&bucket, 2, start + 10 * MS), Err(start + 30 * MS));
         assert_eq!(bucket.when(0, 2, start + 10 * MS), start + 30 * MS);
         assert_eq!(bucket.when(4, 2, start + 10 * MS), start + 70 * MS);
     }
 
     #[test]
-    fn what_is_put_back_can_be_taken_and_never_exceeds_the_burst() {
-        let bucket = Bucket::new(10 * MS, 3);
-        assert_eq!(bucket.take(3, MS), Ok(()));
-        bucket.put_back(2);
-        assert_eq!(bucket.take(2, MS), Ok(()));
+    fn what_is_put_back_can_be_taken_again() {
+        let mut bucket = Bucket::new(10 * MS, 3, 0);
+        let mark = bucket.take(3, MS).expect("a full bucket");
+        bucket.put_back(2, mark, MS);
+        assert_eq!(take(&bucket, 2, MS), Ok(()));
         assert!(bucket.take(1, MS).is_err());
-        let later = 1_000 * MS;
-        bucket.put_back(3);
-        assert_eq!(bucket.take(3, later), Ok(()));
-        assert!(bucket.take(1, later).is_err(), "no more than the burst");
+    }
+
+    #[test]
+    fn what_time_brought_back_is_not_put_back_too() {
+        let mut bucket = Bucket::new(10 * MS, 3, 0);
+        let first = bucket.take(1, MS).expect("a full bucket");
+        assert_eq!(take(&bucket, 3, 11 * MS), Ok(()), "full again");
+        bucket.put_back(1, first, 11 * MS);
+        assert_eq!(take(&bucket, 1, 11 * MS), Err(21 * MS));
+
+        let mut bucket = Bucket::new(10 * MS, 3, 0);
+        let mark = bucket.take(2, MS).expect("a full bucket");
+        bucket.put_back(1, mark, 6 * MS);
+        bucket.put_back(1, mark, 6 * MS);
+        assert_eq!(take(&bucket, 3, 6 * MS), Ok(()));
+        assert_eq!(take(&bucket, 1, 6 * MS), Err(16 * MS), "no more than full");
     }
 
     #[test]
     fn another_rate_keeps_what_was_taken() {
-        let mut bucket = Bucket::new(10 * MS, 4);
+        let mut bucket = Bucket::new(10 * MS, 4, 0);
         let now = 500 * MS;
-        assert_eq!(bucket.take(4, now), Ok(()));
+        assert_eq!(take(&bucket, 4, now), Ok(()));
         bucket.reshape(20 * MS, 4, now);
-        assert_eq!(bucket.take(1, now), Err(now + 20 * MS));
+        assert_eq!(take(&bucket, 1, now), Err(now + 20 * MS));
         bucket.reshape(5 * MS, 4, now);
-        assert_eq!(bucket.take(1, now), Err(now + 5 * MS));
+        assert_eq!(take(&bucket, 1, now), Err(now + 5 * MS));
         bucket.reshape(5 * MS, 8, now);
         assert_eq!(
-            bucket.take(4, now),
+            take(&bucket, 4, now),
             Ok(()),
             "a larger burst is there at once"
         );
@@ -192,9 +248,9 @@ mod tests {
 
     #[test]
     fn a_drained_bucket_fills_at_its_rate() {
-        let bucket = Bucket::new(10 * MS, 4);
+        let bucket = Bucket::new(10 * MS, 4, 0);
         bucket.drain(100 * MS);
-        assert_eq!(bucket.take(1, 100 * MS), Err(110 * MS));
-        assert_eq!(bucket.take(2, 120 * MS), Ok(()));
+        assert_eq!(take(&bucket, 1, 100 * MS), Err(110 * MS));
+        assert_eq!(take(&bucket, 2, 120 * MS), Ok(()));
     }
 }

@@ -12,7 +12,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use super::{
     Error,
     backoff::Backoff,
-    bucket::{Bucket, Instant},
+    bucket::{Bucket, Instant, Mark},
     model::{ByClass, Class, LimitSpec, LimitStatus, Outcome, RateLimit, WindowStatus},
     queue::{Queue, Ticket},
     window::{Counter, Empty, History},
@@ -38,7 +38,12 @@ pub(super) struct Grant {
     pub(super) permits: u32,
     /// Where each counter counted them.
     windows: Vec<(Grain, i64)>,
+    /// Where the buckets stood.
+    rate: Option<Marks>,
 }
+
+/// Of the bucket of all permits, and of that of backfills.
+type Marks = (Mark, Option<Mark>);
 
 /// What became of a request that waited.
 pub(super) type Answer = (Ticket, Result<Grant, Error>);
@@ -82,6 +87,8 @@ pub(super) struct Gate {
     limit: RateLimit,
     /// All permits, and those of backfills.
     buckets: Option<(Bucket, Bucket)>,
+    /// How often buckets were made.
+    generation: u32,
     counters: Vec<Counter>,
     backoff: Backoff,
     in_flight: ByClass,
@@ -100,6 +107,7 @@ impl Gate {
         let mut gate = Self {
             counters: counters(&limit.spec, histories, Vec::new(), now),
             buckets: None,
+            generation: 0,
             limit,
             backoff: Backoff::new(),
             in_flight: ByClass::default(),
@@ -130,7 +138,12 @@ impl Gate {
         let old = std::mem::take(&mut self.counters);
         self.counters = counters(&limit.spec, &histories, old, now);
         self.limit = limit;
+        let had_rate = self.buckets.is_some();
         self.shape(now);
+        if !had_rate {
+            // How fast calls were made just before is not known.
+            self.drain(now.nanos);
+        }
         [Class::Live, Class::Backfill]
             .into_iter()
             .flat_map(|class| self.refuse_too_large(class))
@@ -282,7 +295,7 @@ impl Gate {
                 Err(Empty::Unwritten) => return Err(Short::Unwritten(counter.quota().grain)),
             }
         }
-        self.take_rate(class, permits, now.nanos)?;
+        let rate = self.take_rate(class, permits, now.nanos)?;
         let count = |counter: &mut Counter| (counter.quota().grain, counter.take(class, permits));
         let windows = self.counters.iter_mut().map(count).collect();
         *self.in_flight.of(class) += u64::from(permits);
@@ -291,32 +304,41 @@ impl Gate {
             class,
             permits,
             windows,
+            rate,
         })
     }
 
-    fn take_rate(&self, class: Class, permits: u32, now: Instant) -> Result<(), Short> {
-        let Some((all, backfills)) = &self.buckets else {
-            return Ok(());
+    fn take_rate(
+        &mut self,
+        class: Class,
+        permits: u32,
+        now: Instant,
+    ) -> Result<Option<Marks>, Short> {
+        let Some((all, backfills)) = &mut self.buckets else {
+            return Ok(None);
         };
-        match class {
-            Class::Live => all.take(permits, now).map_err(Short::Until),
-            Class::Backfill => {
-                backfills.take(permits, now).map_err(Short::Until)?;
-                all.take(permits, now).map_err(|at| {
-                    backfills.put_back(permits);
-                    Short::Until(at)
-                })
+        let share = match class {
+            Class::Live => None,
+            Class::Backfill => Some(backfills.take(permits, now).map_err(Short::Until)?),
+        };
+        match all.take(permits, now) {
+            Ok(mark) => Ok(Some((mark, share))),
+            Err(at) => {
+                if let Some(share) = share {
+                    backfills.put_back(permits, share, now);
+                }
+                Err(Short::Until(at))
             }
         }
     }
 
     /// Takes `permits` of a grant back as if they had never been granted; their places are free too.
-    pub(super) fn put_back(&mut self, grant: &Grant, permits: u32) {
+    pub(super) fn put_back(&mut self, grant: &Grant, permits: u32, now: Now) {
         let permits = permits.min(grant.permits);
-        if let Some((all, backfills)) = &self.buckets {
-            all.put_back(permits);
-            if grant.class == Class::Backfill {
-                backfills.put_back(permits);
+        if let (Some((all, backfills)), Some((mark, share))) = (&mut self.buckets, grant.rate) {
+            all.put_back(permits, mark, now.nanos);
+            if let Some(share) = share {
+                backfills.put_back(permits, share, now.nanos);
             }
         }
         for (grain, start) in &grant.windows {
@@ -454,7 +476,9 @@ impl Gate {
                 backfills.reshape(slower, smaller, now.nanos);
             }
             None => {
-                self.buckets = Some((Bucket::new(interval, burst), Bucket::new(slower, smaller)));
+                self.generation = self.generation.wrapping_add(1);
+                let bucket = |interval, burst| Bucket::new(interval, burst, self.generation);
+                self.buckets = Some((bucket(interval, burst), bucket(slower, smaller)));
             }
         }
     }
@@ -536,3 +560,6 @@ fn counters(
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -206,7 +206,9 @@ impl Live {
                 continue;
             };
             if let Err(Ok(grant)) = waiter.send(answer) {
-                state.gate.put_back(&grant, grant.permits);
+                state
+                    .gate
+                    .put_back(&grant, grant.permits, self.shared.now());
             }
         }
     }
@@ -304,7 +306,7 @@ impl Live {
 
     pub(super) fn put_back(self: &Arc<Self>, grant: &Grant, permits: u32) {
         let mut state = self.state.lock();
-        state.gate.put_back(grant, permits);
+        state.gate.put_back(grant, permits, self.shared.now());
         self.settle_waiting(&mut state);
     }
 
@@ -368,7 +370,8 @@ impl Drop for Waiting {
         if state.waiters.remove(&self.ticket).is_some() {
             state.gate.leave(self.ticket);
         } else if let Ok(Ok(grant)) = self.answer.try_recv() {
-            state.gate.put_back(&grant, grant.permits);
+            let now = self.live.shared.now();
+            state.gate.put_back(&grant, grant.permits, now);
         } else {
             return;
         }

@@ -17,6 +17,7 @@ mod bucket;
 mod error;
 mod gate;
 mod journal;
+mod leases;
 mod live;
 mod model;
 mod permits;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use backoff::MAX_RETRY_AFTER;
 pub use error::{Error, Quota};
+pub use leases::{DEFAULT_HOLD, Leases, MAX_HOLD};
 pub use live::MAX_WAITERS;
 pub use model::{
     Acquire, ByClass, Class, DEFAULT_BURST_TIME, LimitSpec, LimitStatus, MAX_CLIENT_BYTES,

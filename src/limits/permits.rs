@@ -30,6 +30,11 @@ impl Permits {
         self.held
     }
 
+    /// Whether their limit counts calls under way.
+    pub fn count_as_concurrent(&self) -> bool {
+        self.live.limit().spec.concurrent.is_some()
+    }
+
     /// How long they were waited for.
     pub fn waited(&self) -> Duration {
         self.waited

@@ -241,7 +241,8 @@ fn used_in(history: &History, start: i64, end: i64) -> ByClass {
     let mut others = ByClass::default();
     for count in history {
         if (count.start, count.end) == (start, end) {
-            own = count.used;
+            own.live = own.live.max(count.used.live);
+            own.backfill = own.backfill.max(count.used.backfill);
         } else if count.start < end && start < count.end {
             others.live += count.used.live;
             others.backfill += count.used.backfill;

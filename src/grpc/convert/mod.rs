@@ -13,6 +13,7 @@ pub(super) mod entity;
 pub(super) mod invalid;
 pub(super) mod page_token;
 pub(super) mod range;
+pub(super) mod rate_limit;
 pub(super) mod table;
 pub(super) mod time;
 pub(super) mod value;

@@ -1,0 +1,550 @@
+//! `RL-1` on the pure machine: random lives of a limit against a log of what it granted.
+
+use std::time::Duration;
+
+use chrono_tz::Tz;
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    limits::model::{Rate, WindowQuota},
+    time::ValidTime,
+};
+
+const MS: u64 = 1_000_000;
+const SECOND: u64 = 1_000 * MS;
+/// Where lives begin: 20 s before midnight in UTC, so that dates change in them.
+const START_WALL: i64 = 20_000 * 86_400_000_000 - 20_000_000;
+
+/// One step of a life.
+#[derive(Debug, Clone)]
+enum Step {
+    Ask(Class, u8, u32),
+    /// One of those that wait goes away.
+    Leave(prop::sample::Index),
+    /// Calls of one of the grants are over.
+    Done(prop::sample::Index),
+    /// Part of one of the grants was not used.
+    GiveBack(prop::sample::Index, u32),
+    Wait(u64),
+    /// The date is set to another time.
+    SetClock(i64),
+    Report(Outcome),
+    Update(LimitSpec),
+    /// Whatever is being written reaches the disk, or fails.
+    Written(bool),
+    /// As after kill -9.
+    Crash,
+}
+
+fn spec() -> impl Strategy<Value = LimitSpec> {
+    let rate = prop::option::of((1u32..50, 1u64..3).prop_map(|(permits, seconds)| Rate {
+        permits,
+        per: Duration::from_secs(seconds),
+    }));
+    let zone = prop_oneof![Just(Tz::UTC), Just(Tz::Asia__Kolkata)];
+    let window = move |grain, most: u64| {
+        prop::option::of(
+            (5..most, zone.clone()).prop_map(move |(permits, zone)| WindowQuota {
+                permits,
+                grain,
+                zone,
+            }),
+        )
+    };
+    (
+        rate,
+        prop::option::of(5u32..12),
+        prop::option::of(5u32..9),
+        window(Grain::Hourly, 60),
+        window(Grain::Daily, 400),
+        prop_oneof![Just(0u32), 1..60u32],
+    )
+        .prop_map(
+            |(rate, burst, concurrent, hourly, daily, share)| LimitSpec {
+                rate,
+                burst: rate.and(burst.or(Some(6))),
+                // At least one quota.
+                concurrent: concurrent.or(match (rate, hourly, daily) {
+                    (None, None, None) => Some(8),
+                    _ => None,
+                }),
+                hourly,
+                daily,
+                live_share_percent: share,
+                ..LimitSpec::new("l")
+            },
+        )
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let class = prop_oneof![Just(Class::Live), Just(Class::Backfill)];
+    let index = any::<prop::sample::Index>;
+    let outcome = prop_oneof![
+        3 => Just(Outcome::Success),
+        1 => prop::option::of(0u64..3_000).prop_map(|millis| Outcome::Throttled {
+            retry_after: millis.map(Duration::from_millis),
+        }),
+    ];
+    prop_oneof![
+        10 => (class, 0u8..4, 1u32..9).prop_map(|(class, client, n)| Step::Ask(class, client, n)),
+        2 => index().prop_map(Step::Leave),
+        6 => index().prop_map(Step::Done),
+        2 => (index(), 1u32..9).prop_map(|(at, n)| Step::GiveBack(at, n)),
+        8 => (0u64..2_000).prop_map(Step::Wait),
+        1 => (0u64..40_000).prop_map(Step::Wait),
+        1 => (-4_000i64..4_000).prop_map(Step::SetClock),
+        2 => outcome.prop_map(Step::Report),
+        1 => spec().prop_map(Step::Update),
+        6 => prop::bool::weighted(0.9).prop_map(Step::Written),
+        1 => Just(Step::Crash),
+    ]
+}
+
+/// A grant as the outside system saw it.
+#[derive(Debug)]
+struct Seen {
+    nanos: u64,
+    wall: i64,
+    class: Class,
+    /// Without those given back.
+    permits: u32,
+    grant: Grant,
+    under_way: u32,
+    /// Which statement was in force.
+    statement: usize,
+}
+
+/// A limit with everything around it.
+struct Life {
+    gate: Gate,
+    now: Now,
+    waiting: Vec<(Ticket, Class, u32)>,
+    seen: Vec<Seen>,
+    /// From when which statement was in force.
+    statements: Vec<(u64, LimitSpec)>,
+    disk: HashMap<u8, History>,
+    writing: Vec<Write>,
+    blocked_until: u64,
+}
+
+fn limit(spec: LimitSpec) -> RateLimit {
+    RateLimit {
+        spec,
+        create_time_micros: 0,
+        update_time_micros: 0,
+    }
+}
+
+impl Life {
+    fn new(spec: LimitSpec) -> Self {
+        let now = Now {
+            nanos: 1_000 * SECOND,
+            wall: START_WALL,
+        };
+        spec.check().expect("a limit");
+        Self {
+            gate: Gate::new(limit(spec.clone()), &Vec::new(), false, now),
+            now,
+            waiting: Vec::new(),
+            seen: Vec::new(),
+            statements: vec![(0, spec)],
+            disk: HashMap::new(),
+            writing: Vec::new(),
+            blocked_until: 0,
+        }
+    }
+
+    fn spec(&self) -> &LimitSpec {
+        &self.statements[self.statements.len() - 1].1
+    }
+
+    fn live(&mut self, step: Step) {
+        match step {
+            Step::Ask(class, client, permits) => self.ask(class, client, permits),
+            Step::Leave(index) => {
+                if !self.waiting.is_empty() {
+                    let (ticket, _, _) = self.waiting.remove(index.index(self.waiting.len()));
+                    self.gate.leave(ticket);
+                }
+            }
+            Step::Done(index) => self.with_grant(index, |gate, seen| {
+                gate.done(seen.class, seen.under_way);
+                seen.under_way = 0;
+            }),
+            Step::GiveBack(index, permits) => {
+                let now = self.now;
+                self.with_grant(index, |gate, seen| {
+                    let permits = permits.min(seen.under_way);
+                    gate.put_back(&seen.grant, permits, now);
+                    seen.under_way -= permits;
+                    seen.permits -= permits;
+                });
+            }
+            Step::Wait(millis) => self.pass(millis * MS),
+            Step::SetClock(seconds) => self.now.wall += seconds * 1_000_000,
+            Step::Report(outcome) => self.report(outcome),
+            Step::Update(spec) => {
+                self.statements.push((self.now.nanos, spec.clone()));
+                let answers = self.gate.update(limit(spec), self.now);
+                self.hear(answers);
+            }
+            Step::Written(on_disk) => self.written(on_disk),
+            Step::Crash => self.crash(),
+        }
+        self.turn();
+    }
+
+    fn pass(&mut self, nanos: u64) {
+        self.now.nanos += nanos;
+        self.now.wall += i64::try_from(nanos / 1_000).expect("short");
+    }
+
+    fn ask(&mut self, class: Class, client: u8, permits: u32) {
+        if self.gate.check(class, permits).is_err() {
+            return;
+        }
+        match self.gate.try_take(class, permits, self.now) {
+            Some(grant) => self.see(grant),
+            None => {
+                let ticket = self.gate.wait(class, &format!("c{client}"), permits);
+                self.waiting.push((ticket, class, permits));
+            }
+        }
+    }
+
+    fn with_grant(&mut self, index: prop::sample::Index, act: impl Fn(&mut Gate, &mut Seen)) {
+        let gate = &mut self.gate;
+        let mut open: Vec<_> = self.seen.iter_mut().filter(|it| it.under_way > 0).collect();
+        if !open.is_empty() {
+            let at = index.index(open.len());
+            act(gate, open[at]);
+        }
+    }
+
+    fn report(&mut self, outcome: Outcome) {
+        self.gate.report(outcome, self.now);
+        if let Outcome::Throttled {
+            retry_after: Some(wait),
+        } = outcome
+        {
+            let until = self.now.nanos + u64::try_from(wait.as_nanos()).expect("short");
+            self.blocked_until = self.blocked_until.max(until);
+        }
+    }
+
+    fn written(&mut self, on_disk: bool) {
+        for write in std::mem::take(&mut self.writing) {
+            if on_disk {
+                self.disk.insert(write.grain as u8, write.history);
+            }
+            self.gate.written(write.grain, write.id, on_disk);
+        }
+    }
+
+    fn crash(&mut self) {
+        let grains = [Grain::Hourly, Grain::Daily];
+        let histories = grains
+            .into_iter()
+            .filter_map(|grain| Some((grain, self.disk.get(&(grain as u8))?.clone())))
+            .collect();
+        // Nothing starts in no time.
+        self.pass(MS);
+        self.gate = Gate::new(limit(self.spec().clone()), &histories, true, self.now);
+        self.waiting.clear();
+        self.writing.clear();
+        self.blocked_until = 0;
+        for seen in &mut self.seen {
+            seen.under_way = 0;
+        }
+    }
+
+    fn turn(&mut self) -> Option<Duration> {
+        let turn = self.gate.turn(self.now);
+        self.hear(turn.answers);
+        self.writing.extend(turn.write);
+        turn.look_again
+    }
+
+    fn hear(&mut self, answers: Vec<Answer>) {
+        for (ticket, answer) in answers {
+            let at = self.waiting.iter().position(|it| it.0 == ticket);
+            let (_, class, permits) = self.waiting.remove(at.expect("it waited"));
+            match answer {
+                Ok(grant) => {
+                    assert_eq!(
+                        (grant.class, grant.permits),
+                        (class, permits),
+                        "all or nothing"
+                    );
+                    self.see(grant);
+                }
+                Err(error) => assert!(matches!(error, Error::TooMany { .. }), "{error}"),
+            }
+        }
+    }
+
+    /// A grant reaches the outside system: everything that `RL-1` says must hold now.
+    fn see(&mut self, grant: Grant) {
+        self.seen.push(Seen {
+            nanos: self.now.nanos,
+            wall: self.now.wall,
+            class: grant.class,
+            permits: grant.permits,
+            under_way: grant.permits,
+            statement: self.statements.len() - 1,
+            grant,
+        });
+        assert!(self.now.nanos >= self.blocked_until, "Retry-After");
+        for classes in [&[Class::Live, Class::Backfill][..], &[Class::Backfill]] {
+            self.check_rate(classes);
+            self.check_windows(classes);
+            self.check_under_way(classes);
+        }
+    }
+
+    /// What `classes` may have of `quota`.
+    fn share(spec: &LimitSpec, classes: &[Class], quota: u64) -> u64 {
+        match classes {
+            [Class::Backfill] => spec.share(Class::Backfill, quota),
+            _ => quota,
+        }
+    }
+
+    /// In every window that ends now, at most a burst and what the rate gave.
+    fn check_rate(&self, classes: &[Class]) {
+        let mut granted = 0;
+        for seen in self.seen.iter().rev() {
+            if !classes.contains(&seen.class) {
+                continue;
+            }
+            granted += u64::from(seen.permits);
+            if let Some(allowed) = self.allowed_since(seen, classes) {
+                #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+                let granted = granted as f64;
+                assert!(
+                    granted <= allowed + 1e-6,
+                    "{granted} > {allowed} permits since {} ns for {classes:?}",
+                    seen.nanos
+                );
+            }
+        }
+    }
+
+    /// `None`: some of the time there was no rate.
+    fn allowed_since(&self, first: &Seen, classes: &[Class]) -> Option<f64> {
+        let mut end = self.now.nanos;
+        let mut burst = 0;
+        let mut allowed = 0.0;
+        for (from, spec) in self.statements[first.statement..].iter().rev() {
+            let from = (*from).max(first.nanos);
+            let full = Self::share(spec, classes, u64::from(spec.effective_burst()?));
+            burst = burst.max(full);
+            let percent = match classes {
+                [Class::Backfill] => 100 - spec.live_share_percent,
+                _ => 100,
+            };
+            let seconds = Duration::from_nanos(end - from).as_secs_f64();
+            allowed += seconds * spec.rate?.per_second() * f64::from(percent) / 100.0;
+            end = from;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+        Some(allowed + burst as f64)
+    }
+
+    /// In the hour and on the date of now, at most their quota, whatever happened since they began. What was granted while
+    /// neither was limited is not known.
+    fn check_windows(&self, classes: &[Class]) {
+        let spec = self.spec();
+        let is_counted = |(_, spec): &(u64, LimitSpec)| spec.hourly.or(spec.daily).is_some();
+        let uncounted = self.statements.iter().rposition(|it| !is_counted(it));
+        for quota in [spec.hourly, spec.daily].into_iter().flatten() {
+            let window = quota
+                .calendar()
+                .partition_containing(ValidTime::from_micros(self.now.wall))
+                .expect("in range");
+            let range = window.start.micros()..window.end.micros();
+            let granted: u64 = self
+                .seen
+                .iter()
+                .filter(|seen| range.contains(&seen.wall) && classes.contains(&seen.class))
+                .filter(|seen| uncounted.is_none_or(|uncounted| seen.statement > uncounted))
+                .map(|seen| u64::from(seen.permits))
+                .sum();
+            let most = Self::share(spec, classes, quota.permits);
+            assert!(granted <= most, "{granted} > {most} in {}", window.label);
+        }
+    }
+
+    fn check_under_way(&self, classes: &[Class]) {
+        if let Some(concurrent) = self.spec().concurrent {
+            let under_way: u64 = self
+                .seen
+                .iter()
+                .filter(|seen| classes.contains(&seen.class))
+                .map(|seen| u64::from(seen.under_way))
+                .sum();
+            let most = Self::share(self.spec(), classes, u64::from(concurrent));
+            assert!(under_way <= most, "{under_way} > {most} calls");
+        }
+    }
+
+    /// Once calls end and time passes, whoever waits is served: nothing starves while permits remain.
+    fn serve_all(&mut self) {
+        for _ in 0..3_000 {
+            if self.waiting.is_empty() {
+                return;
+            }
+            for seen in &mut self.seen {
+                self.gate.done(seen.class, seen.under_way);
+                seen.under_way = 0;
+            }
+            self.written(true);
+            let pause = self.turn().unwrap_or_default();
+            self.pass(u64::try_from(pause.as_nanos()).expect("short"));
+        }
+        panic!("{:?} still wait", self.waiting);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// RL-1.
+    #[test]
+    fn granted_is_at_most_allowed_and_nobody_starves(
+        spec in spec(),
+        steps in prop::collection::vec(step(), 1..120),
+    ) {
+        let mut life = Life::new(spec);
+        for step in steps {
+            life.live(step);
+        }
+        life.serve_all();
+    }
+}
+
+fn gate(spec: LimitSpec) -> (Gate, Now) {
+    let life = Life::new(spec);
+    (life.gate, life.now)
+}
+
+fn tickets(turn: &Turn) -> Vec<Ticket> {
+    turn.answers.iter().map(|(ticket, _)| *ticket).collect()
+}
+
+fn slow() -> LimitSpec {
+    LimitSpec {
+        rate: Some(Rate {
+            permits: 10,
+            per: Duration::from_secs(1),
+        }),
+        burst: Some(5),
+        ..LimitSpec::new("l")
+    }
+}
+
+#[test]
+fn live_callers_go_first_and_clients_take_turns() {
+    let (mut gate, mut now) = gate(slow());
+    assert!(gate.try_take(Class::Live, 5, now).is_some());
+    let a = gate.wait(Class::Backfill, "a", 1);
+    let b = gate.wait(Class::Backfill, "a", 1);
+    let c = gate.wait(Class::Backfill, "b", 1);
+    let live = gate.wait(Class::Live, "z", 1);
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        let turn = gate.turn(now);
+        order.extend(tickets(&turn));
+        now.nanos += turn.look_again.map_or(0, |it| it.as_nanos() as u64);
+    }
+    order.extend(tickets(&gate.turn(now)));
+    assert_eq!(order, [live, a, c, b]);
+}
+
+#[test]
+fn a_large_request_is_not_overtaken() {
+    let (mut gate, mut now) = gate(slow());
+    assert!(gate.try_take(Class::Live, 5, now).is_some());
+    let large = gate.wait(Class::Backfill, "a", 5);
+    now.nanos += 100 * MS;
+    assert!(
+        gate.try_take(Class::Backfill, 1, now).is_none(),
+        "someone waits already"
+    );
+    let small = gate.wait(Class::Backfill, "b", 1);
+    assert!(gate.turn(now).answers.is_empty());
+    now.nanos += 400 * MS;
+    assert_eq!(tickets(&gate.turn(now)), [large]);
+    now.nanos += 100 * MS;
+    assert_eq!(tickets(&gate.turn(now)), [small]);
+}
+
+#[test]
+fn backfills_leave_the_share_of_live_callers() {
+    let (mut gate, now) = gate(LimitSpec {
+        live_share_percent: 40,
+        ..slow()
+    });
+    assert!(gate.try_take(Class::Backfill, 3, now).is_some());
+    assert!(gate.try_take(Class::Backfill, 1, now).is_none());
+    assert!(gate.try_take(Class::Live, 2, now).is_some());
+    let refused = gate.check(Class::Backfill, 4).expect_err("above the share");
+    assert!(
+        refused.to_string().contains("can have at most 3 at once"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn what_is_left_of_a_day_goes_to_whom_it_suffices() {
+    let (mut gate, mut now) = gate(LimitSpec {
+        daily: Some(WindowQuota {
+            permits: 10,
+            grain: Grain::Daily,
+            zone: Tz::UTC,
+        }),
+        ..LimitSpec::new("l")
+    });
+    let first = gate.wait(Class::Live, "a", 8);
+    let write = gate.turn(now).write.expect("a lot");
+    gate.written(write.grain, write.id, true);
+    assert_eq!(tickets(&gate.turn(now)), [first]);
+    let large = gate.wait(Class::Live, "a", 5);
+    let small = gate.wait(Class::Backfill, "b", 2);
+    let write = gate.turn(now).write.expect("a lot");
+    gate.written(write.grain, write.id, true);
+    let turn = gate.turn(now);
+    assert_eq!(tickets(&turn), [small]);
+    let wait = turn.look_again.expect("until midnight");
+    assert_eq!(wait, Duration::from_secs(20));
+    now.nanos += 20 * SECOND;
+    now.wall += 20_000_000;
+    let write = gate.turn(now).write.expect("a lot of the next day");
+    gate.written(write.grain, write.id, true);
+    assert_eq!(tickets(&gate.turn(now)), [large]);
+}
+
+#[test]
+fn an_update_is_in_force_for_those_who_wait() {
+    let (mut gate, now) = gate(slow());
+    assert!(gate.try_take(Class::Live, 5, now).is_some());
+    let waits = gate.wait(Class::Live, "a", 3);
+    let too_large = gate.wait(Class::Live, "a", 5);
+    assert!(gate.turn(now).answers.is_empty());
+    let faster = LimitSpec {
+        burst: Some(4),
+        concurrent: Some(9),
+        ..slow()
+    };
+    let refused = gate.update(limit(faster), now);
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].0, too_large);
+    assert!(matches!(refused[0].1, Err(Error::TooMany { most: 4, .. })));
+    let faster = LimitSpec {
+        burst: Some(8),
+        ..slow()
+    };
+    gate.update(limit(faster), now);
+    assert_eq!(tickets(&gate.turn(now)), [waits]);
+}
