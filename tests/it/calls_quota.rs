@@ -2,9 +2,18 @@
 //!
 //! `HINDCAST_CALLS_IDS` says how many ids each of the 90 partitions asks about; `just calls-quota` asks about 1,000.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
-use hindcast::limits::LimitSpec;
+use hindcast::{
+    limits::LimitSpec,
+    pb::{self, rate_limit_service_client::RateLimitServiceClient},
+    time::SystemClock,
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     backfill_support::{Rig, days},
@@ -57,6 +66,29 @@ fn most_in_a_second(seen: &[Seen]) -> usize {
     most
 }
 
+/// Takes a permit every 25 ms until it is to stop: how long each was waited for.
+async fn live_caller(address: SocketAddr, stop: CancellationToken) -> Vec<Duration> {
+    let address = format!("http://{address}");
+    let mut limits = RateLimitServiceClient::connect(address)
+        .await
+        .expect("connects");
+    let clock = SystemClock::shared();
+    let mut waits = Vec::new();
+    while !stop.is_cancelled() {
+        let request = pb::AcquirePermitsRequest {
+            limit: "usual".to_owned(),
+            permits: 1,
+            caller_class: pb::CallerClass::Live.into(),
+            ..Default::default()
+        };
+        let granted = limits.acquire_permits(request).await.expect("granted");
+        let waited = granted.into_inner().waited.unwrap_or_default();
+        waits.push(Duration::try_from(waited).expect("a duration"));
+        clock.sleep(Duration::from_millis(25)).await;
+    }
+    waits
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_quarter_of_calls_stays_under_the_quota_and_makes_each_once() {
     let upstream = Upstream::start_timed(with_quota).await;
@@ -69,7 +101,21 @@ async fn a_quarter_of_calls_stays_under_the_quota_and_makes_each_once() {
     rig.clients.register(transform).await.expect("registered");
     let mut spec = days("quarter", "2013-01-01", "2013-04-01");
     spec.max_active_partitions = 8;
+    let stop = CancellationToken::new();
+    let address = rig.server.as_ref().expect("it runs").local_addr();
+    let live = tokio::spawn(live_caller(address, stop.clone()));
     let ended = rig.clients.run_well(spec.clone()).await;
+    stop.cancel();
+    let mut waits = live.await.expect("the live caller");
+    waits.sort();
+    let median = waits[waits.len() / 2];
+    println!(
+        "{} live permits, median wait {median:?}, longest {:?}",
+        waits.len(),
+        waits[waits.len() - 1]
+    );
+    // 8 partitions with 64 requests each are before it in time, and none in turn.
+    assert!(median < Duration::from_millis(500), "{median:?}");
     assert_eq!(ended.partitions.len(), PARTITIONS as usize);
     let seen = upstream.seen();
     let wanted = (PARTITIONS * ids()) as usize;
