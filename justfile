@@ -39,6 +39,10 @@ crash-rounds rounds="200":
 backfill-crash-rounds kills="50":
     HINDCAST_CRASH_KILLS={{ kills }} cargo test --locked --test it backfill_crash -- --nocapture
 
+# A quarter of external calls, 1,000 ids a day, beside an outside system that refuses what goes beyond its quota.
+calls-quota ids="1000":
+    HINDCAST_CALLS_IDS={{ ids }} cargo test --release --locked --test it calls_quota -- --nocapture
+
 # 200 simulated power cuts.
 power-cuts rounds="200":
     HINDCAST_POWER_CUT_ROUNDS={{ rounds }} cargo test --locked --test it store_power_cut -- --nocapture

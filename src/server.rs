@@ -10,7 +10,7 @@ use tonic::{
 
 use crate::{
     backfill::{self, Executor, ExecutorConfig, Handle, WatchSettings},
-    calls::{Calls, NoLimits},
+    calls::Calls,
     catalog::{self, Catalog},
     engine::{self, Embedded, EmbeddedConfig},
     grpc::{
@@ -307,7 +307,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
     let ids = SystemIds::shared() as Arc<dyn IdSource>;
     let calls = Calls::new(
         store.clone(),
-        Arc::new(NoLimits),
+        Arc::new(limits.clone()),
         Arc::clone(&clock),
         Arc::clone(&ids),
     );

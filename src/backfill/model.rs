@@ -242,6 +242,10 @@ pub struct Record {
     pub parent: Option<Parent>,
     /// Microseconds since the Unix epoch.
     pub create_time_micros: i64,
+    /// The latest basis then: answers of external calls that were known are preferred to later ones. `None`: it is from
+    /// before there were calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub create_basis: Option<SysTime>,
 }
 
 /// The life of a backfill.

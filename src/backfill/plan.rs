@@ -459,6 +459,12 @@ fn warnings(input: &PlanInput<'_>, partitions: &[PlannedPartition]) -> Vec<Strin
             ));
         }
     }
+    if input.spec.refresh_calls && !input.transform.spec.calls.is_empty() {
+        warnings.push(
+            "outside systems are asked again: answers from before this backfill do not count"
+                .to_owned(),
+        );
+    }
     for call in &input.transform.spec.calls {
         if call.allow_current_state {
             warnings.push(format!(

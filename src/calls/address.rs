@@ -124,4 +124,12 @@ mod tests {
             );
         }
     }
+
+    #[tokio::test]
+    async fn a_name_at_a_refused_address_is_not_reached() {
+        let resolve = |name: &str| CheckedResolver.resolve(name.parse().expect("a name"));
+        assert!(resolve("localhost").await.is_ok());
+        let refused = resolve("169.254.169.254").await.err().expect("refused");
+        assert!(refused.is::<RefusedAddress>(), "{refused}");
+    }
 }

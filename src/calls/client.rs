@@ -55,7 +55,7 @@ impl Http {
                 .dns_resolver(std::sync::Arc::new(CheckedResolver))
                 .user_agent(concat!("hindcast/", env!("CARGO_PKG_VERSION")))
                 .build()
-                .map_err(|error| root_cause(error))
+                .map_err(root_cause)
         });
         made.as_ref().map_err(|cause| Error::Setup {
             cause: cause.clone(),

@@ -85,12 +85,10 @@ pub enum Error {
         problem: String,
     },
     /// A permit cannot be had.
-    #[error("cannot call {call}: rate limit {limit:?}: {problem}")]
+    #[error("cannot call {call}: {problem}")]
     Limit {
         /// The call.
         call: String,
-        /// The limit.
-        limit: String,
         /// Why.
         problem: String,
         /// Whether another try can help.

@@ -3,6 +3,10 @@
 use async_trait::async_trait;
 
 use super::Error;
+use crate::{
+    error::{Classify, ErrorKind},
+    limits::{Acquire, Class, Limits, Outcome},
+};
 
 /// What became of a request, for the limit that it took a permit of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,24 +39,33 @@ pub trait Gate: Send + Sync + std::fmt::Debug + 'static {
     fn told(&self, limit: &str, told: Told);
 }
 
-/// No rate limits: nothing can be called.
-#[derive(Debug, Clone, Copy)]
-pub struct NoLimits;
-
 #[async_trait]
-impl Gate for NoLimits {
-    fn exists(&self, _limit: &str) -> bool {
-        false
+impl Gate for Limits {
+    fn exists(&self, limit: &str) -> bool {
+        self.get(limit).is_ok()
     }
 
-    async fn enter(&self, call: &str, limit: &str, _client: &str) -> Result<Permit, Error> {
-        Err(Error::Limit {
-            call: call.to_owned(),
-            limit: limit.to_owned(),
-            problem: "it does not exist".to_owned(),
-            retryable: false,
-        })
+    async fn enter(&self, call: &str, limit: &str, client: &str) -> Result<Permit, Error> {
+        let request = Acquire::new(limit, 1, Class::Backfill, client);
+        match self.acquire(request).await {
+            Ok(permits) => Ok(Box::new(permits)),
+            Err(error) => Err(Error::Limit {
+                call: call.to_owned(),
+                problem: error.to_string(),
+                retryable: matches!(
+                    error.kind(),
+                    ErrorKind::Exhausted { .. } | ErrorKind::Unavailable | ErrorKind::Cancelled
+                ),
+            }),
+        }
     }
 
-    fn told(&self, _limit: &str, _told: Told) {}
+    fn told(&self, limit: &str, told: Told) {
+        let outcome = match told {
+            Told::Answered => Outcome::Success,
+            Told::Throttled { retry_after } => Outcome::Throttled { retry_after },
+        };
+        // A limit that was deleted meanwhile has nothing to learn.
+        let _ = self.report(limit, outcome);
+    }
 }

@@ -32,7 +32,7 @@ use std::sync::Arc;
 
 pub use definition::Definition;
 pub use error::Error;
-pub use gate::{Gate, NoLimits, Permit, Told};
+pub use gate::{Gate, Permit, Told};
 pub use memory::{DeclareError, declare};
 pub use meter::{CallCounts, CallMeter, Wait};
 pub use refusal::{Fault, Refused};

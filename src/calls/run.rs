@@ -40,15 +40,16 @@ pub struct Question {
 }
 
 /// What the calls of one attempt have in common.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct CallWork {
     /// Told what they come to.
     pub meter: Arc<CallMeter>,
     /// The backfill.
     pub backfill: String,
-    /// When it was created, in microseconds since the Unix epoch: answers that were kept by then are preferred, so that all
-    /// of its attempts see the same.
+    /// When it was created, in microseconds since the Unix epoch.
     pub created_micros: i64,
+    /// Answers that were kept by this basis are preferred, so that all of its attempts see the same. `None`: none were.
+    pub known_by: Option<SysTime>,
     /// Only answers that were given since the backfill was created count.
     pub refresh: bool,
 }
@@ -73,9 +74,9 @@ impl CallRun {
     ) -> Result<ArrayRef, Error> {
         let memory = Memory::open(&self.calls.store, definition)?;
         let rows = Rows::new(self, definition, questions);
-        let pinned = match self.work.refresh {
-            true => None,
-            false => Some(memory.find(&rows.ids, &rows.at, self.basis().await)?),
+        let pinned = match self.work.known_by {
+            Some(basis) if !self.work.refresh => Some(memory.find(&rows.ids, &rows.at, basis)?),
+            Some(_) | None => None,
         };
         let mut latest = memory.find(&rows.ids, &rows.at, self.calls.store.latest_basis())?;
         let missing = self.missing(&memory, questions, &rows, pinned.as_ref(), &latest);
@@ -108,17 +109,6 @@ impl CallRun {
     /// Answers given before it do not count.
     fn since(&self) -> Option<i64> {
         self.work.refresh.then_some(self.work.created_micros)
-    }
-
-    /// The basis of answers that were there when the backfill was created.
-    async fn basis(&self) -> SysTime {
-        let store = &self.calls.store;
-        let created = SysTime::from_micros(self.work.created_micros);
-        match store.pin(Some(created)).await {
-            Ok(basis) => basis,
-            // The clock stepped back: all that there is, is from before.
-            Err(_) => store.latest_basis(),
-        }
     }
 
     /// Each question that has no answer yet, once.

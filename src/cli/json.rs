@@ -436,7 +436,7 @@ mod tests {
         };
         assert_eq!(
             serde_json::to_string(&Json(&event)).expect("serialises"),
-            r#"{"sequence":7,"time":"1970-01-01T00:00:00.500Z","partition_changed":{"label":"2013-02-08","start":null,"state":"WAITING_RETRY","attempt":1,"rows_read":0,"rows_written":0,"message":"","retry_time":null,"snapshot_id":0,"bytes_written":0,"staged_time":null,"entity_changes":null,"transform":""}}"#
+            r#"{"sequence":7,"time":"1970-01-01T00:00:00.500Z","partition_changed":{"label":"2013-02-08","start":null,"state":"WAITING_RETRY","attempt":1,"rows_read":0,"rows_written":0,"message":"","retry_time":null,"snapshot_id":0,"bytes_written":0,"staged_time":null,"entity_changes":null,"transform":"","calls":null,"waits_for_limit":""}}"#
         );
     }
 

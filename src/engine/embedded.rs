@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
-    Computed, Engine, Error, PartitionWork, Result, StagedOutput, check,
+    Computed, Engine, Error, PartitionWork, Result, StagedOutput, calls, check,
     entity_output::EntityColumns,
     nesting::STACK_BYTES,
     reads::{self, PlanReads, Witness},
@@ -240,7 +240,10 @@ async fn physical(
     work: &PartitionWork,
     witness: &Witness,
 ) -> Result<(Arc<dyn ExecutionPlan>, PlanReads)> {
-    let optimized = state.optimize(logical)?;
+    let mut optimized = state.optimize(logical)?;
+    if !work.inputs.transform.spec.calls.is_empty() {
+        optimized = calls::conditions_apart(optimized)?;
+    }
     let reads = reads::of_plan(logical, &optimized, &work.inputs, witness)?;
     let planner = state.query_planner();
     let physical = planner.create_physical_plan(&optimized, state).await?;

@@ -169,6 +169,11 @@ impl Sessions {
         // A builder would register every function anew.
         let mut state = self.template.clone();
         state.register_catalog_list(empty_catalog(self.template.config())?);
+        if !inputs.transform.spec.calls.is_empty() {
+            // What is taken out of an answer would be taken out below the filters, and so be asked for more rows.
+            let options = state.config_mut().options_mut();
+            options.optimizer.enable_leaf_expression_pushdown = false;
+        }
         let context = SessionContext::new_with_state(state);
         for source in &inputs.sources {
             self.add_source(&context, inputs, source, scope)?;

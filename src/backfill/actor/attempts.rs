@@ -166,6 +166,7 @@ impl Live {
                 meter: Arc::default(),
                 backfill: record.name.clone(),
                 created_micros: record.create_time_micros,
+                known_by: record.create_basis,
                 refresh: record.spec.refresh_calls,
             },
         })

@@ -29,6 +29,7 @@ impl Actor {
             plan,
             parent,
             create_time_micros: self.shared.clock.now_micros(),
+            create_basis: Some(self.shared.planner.store.latest_basis()),
         };
         self.ensure_outputs(&inputs).await?;
         let mut state = State::new(&record);

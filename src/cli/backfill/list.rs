@@ -216,7 +216,12 @@ pub(super) async fn partitions(
             output::count(partition.rows_read),
             output::count(partition.rows_written),
             times::show_or_dash(partition.basis.as_ref()),
-            message_or_changes(&partition.message, partition.entity_changes.as_ref()),
+            remarks(
+                &partition.message,
+                partition.entity_changes.as_ref(),
+                partition.calls.as_ref(),
+                &partition.waits_for_limit
+            ),
         ]);
         if several {
             fields.insert(0, partition.transform.as_str().into());
@@ -232,17 +237,45 @@ fn are_of_several(partitions: &[pb::Partition]) -> bool {
     transforms.any(|transform| Some(transform) != first)
 }
 
-/// What there is to say of a partition or attempt: why it failed, or what it changed of its entity type.
-fn message_or_changes(message: &str, changes: Option<&pb::EntityChanges>) -> String {
+/// What there is to say of a partition or attempt: why it failed, or what it changed of its entity type; what its external
+/// calls came to, and what they wait for.
+fn remarks(
+    message: &str,
+    changes: Option<&pb::EntityChanges>,
+    calls: Option<&pb::CallCounts>,
+    waits_for_limit: &str,
+) -> String {
+    let mut parts = Vec::new();
     match changes {
-        Some(changes) if message.is_empty() => format!(
+        Some(changes) if message.is_empty() => parts.push(format!(
             "entities: {} written, {} ended, {} unchanged",
             output::count(changes.written),
             output::count(changes.ended),
             output::count(changes.unchanged)
-        ),
-        Some(_) | None => message.to_owned(),
+        )),
+        Some(_) | None if message.is_empty() => {}
+        Some(_) | None => parts.push(message.to_owned()),
     }
+    parts.extend(calls.map(describe_calls));
+    if !waits_for_limit.is_empty() {
+        parts.push(format!("waits for rate limit {waits_for_limit}"));
+    }
+    parts.join("; ")
+}
+
+/// `calls: 1,204 requests, 1,200 answers, 300 remembered, 12.0 s waited`.
+fn describe_calls(calls: &pb::CallCounts) -> String {
+    let mut text = format!(
+        "calls: {}, {}, {} remembered",
+        output::counted(calls.request_count, "request"),
+        output::counted(calls.answer_count, "answer"),
+        output::count(calls.remembered_count)
+    );
+    let waited = calls.limit_wait.as_ref().map(times::from_wire_duration);
+    if let Some(waited) = waited.filter(|waited| !waited.is_zero()) {
+        text.push_str(&format!(", {} waited", times::show_duration(waited)));
+    }
+    text
 }
 
 fn show_attempts(partitions: &[pb::Partition]) -> Result<(), Error> {
@@ -287,7 +320,12 @@ fn show_attempts(partitions: &[pb::Partition]) -> Result<(), Error> {
                 output::count(attempt.rows_read),
                 output::count(attempt.rows_written),
                 times::show_size(attempt.bytes_written),
-                message_or_changes(&attempt.message, attempt.entity_changes.as_ref()),
+                remarks(
+                    &attempt.message,
+                    attempt.entity_changes.as_ref(),
+                    attempt.calls.as_ref(),
+                    ""
+                ),
             ]);
             if several {
                 fields.insert(0, partition.transform.as_str().into());
@@ -301,6 +339,21 @@ fn show_attempts(partitions: &[pb::Partition]) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn calls_are_told_beside_the_message() {
+        let calls = pb::CallCounts {
+            request_count: 1204,
+            answer_count: 1200,
+            remembered_count: 1,
+            limit_wait: Some(times::wire_duration(std::time::Duration::from_secs(12))),
+        };
+        assert_eq!(
+            remarks("no", None, Some(&calls), "crm"),
+            "no; calls: 1,204 requests, 1,200 answers, 1 remembered, 12.0 s waited; waits for rate limit crm"
+        );
+        assert_eq!(remarks("", None, None, ""), "");
+    }
 
     #[test]
     fn states_are_written_as_people_write_them() {

@@ -314,6 +314,11 @@ fn describe_partition(change: &pb::PartitionChanged, several: bool) -> String {
         change.label.clone()
     };
     match change.state() {
+        PartitionState::Running if !change.waits_for_limit.is_empty() => format!(
+            "{label} waits for rate limit {}: {} answers so far",
+            change.waits_for_limit,
+            output::count(change.calls.as_ref().map_or(0, |calls| calls.answer_count))
+        ),
         PartitionState::Running => format!("{label} running, attempt {}", change.attempt),
         PartitionState::Succeeded => format!(
             "{label} succeeded: {} rows read, {} written",

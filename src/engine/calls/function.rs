@@ -8,6 +8,7 @@ use std::{
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, StringArray, TimestampMicrosecondArray, new_null_array},
+    compute::cast,
     datatypes::{DataType, TimeUnit, TimestampMicrosecondType},
 };
 use async_trait::async_trait;
@@ -54,11 +55,13 @@ pub(super) struct CallFunction {
 
 impl CallFunction {
     pub(super) fn new(definition: Arc<Definition>, asked: Asked) -> Self {
+        // To the planner it is volatile: what never changes may be computed while it plans, and anywhere in the plan. Functions
+        // that wait cannot say how their arguments are coerced: they are checked and cast here.
+        let signature = Signature::any(definition.arguments().len(), Volatility::Volatile);
         Self {
             definition,
             asked,
-            // As far as the planner knows. To it, what never changes may be computed while it plans, and anywhere in the plan.
-            signature: Signature::user_defined(Volatility::Volatile),
+            signature,
         }
     }
 
@@ -70,6 +73,45 @@ impl CallFunction {
 
     fn instant_type() -> DataType {
         DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+    }
+
+    /// Refuses arguments of other types than placeholders can take.
+    fn check_arguments(&self, arguments: &[DataType]) -> Result<()> {
+        let place = self.definition.valid_time();
+        let named = self.definition.arguments().iter().zip(arguments);
+        for (index, (name, given)) in named.enumerate() {
+            if Some(index) == place {
+                if !is_instant(given) && *given != DataType::Null {
+                    return plan_err!("{}: {name} is a timestamp, not {given}", self.usage());
+                }
+            } else if is_instant(given) {
+                return plan_err!(
+                    "{}: {name} is {given}: only {{valid_time}} is held to the partition's time, so no other placeholder takes an instant or a date",
+                    self.usage()
+                );
+            } else if !is_text(given) {
+                return plan_err!(
+                    "{}: {name} is a string, an integer or a boolean, not {given}",
+                    self.usage()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The arguments as texts, and as instants.
+    fn cast(&self, arguments: &[ColumnarValue], rows: usize) -> Result<Vec<ArrayRef>> {
+        let place = self.definition.valid_time();
+        let mut arrays = Vec::with_capacity(arguments.len());
+        for (index, argument) in arguments.iter().enumerate() {
+            let wanted = if Some(index) == place {
+                Self::instant_type()
+            } else {
+                DataType::Utf8
+            };
+            arrays.push(cast(&argument.to_array(rows)?, &wanted)?);
+        }
+        Ok(arrays)
     }
 
     /// The rows' questions; `None` where an argument is null.
@@ -151,42 +193,8 @@ impl ScalarUDFImpl for CallFunction {
         &self.signature
     }
 
-    fn coerce_types(&self, arguments: &[DataType]) -> Result<Vec<DataType>> {
-        let names = self.definition.arguments();
-        if arguments.len() != names.len() {
-            return plan_err!(
-                "{} takes {} arguments, not {}",
-                self.usage(),
-                names.len(),
-                arguments.len()
-            );
-        }
-        let place = self.definition.valid_time();
-        let mut coerced = Vec::new();
-        for (index, (name, given)) in names.iter().zip(arguments).enumerate() {
-            if Some(index) == place {
-                if !is_instant(given) && *given != DataType::Null {
-                    return plan_err!("{}: {name} is a timestamp, not {given}", self.usage());
-                }
-                coerced.push(Self::instant_type());
-            } else if is_instant(given) {
-                return plan_err!(
-                    "{}: {name} is {given}: only {{valid_time}} is held to the partition's time, so no other placeholder takes an instant or a date",
-                    self.usage()
-                );
-            } else if is_text(given) {
-                coerced.push(DataType::Utf8);
-            } else {
-                return plan_err!(
-                    "{}: {name} is a string, an integer or a boolean, not {given}",
-                    self.usage()
-                );
-            }
-        }
-        Ok(coerced)
-    }
-
-    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
+        self.check_arguments(arguments)?;
         Ok(self.definition.answer_type())
     }
 
@@ -228,11 +236,7 @@ impl AsyncScalarUDFImpl for CallFunction {
             return Ok(ColumnarValue::Array(nothing));
         };
         let questions = {
-            let arrays = arguments
-                .args
-                .iter()
-                .map(|argument| argument.to_array(rows))
-                .collect::<Result<Vec<_>>>()?;
+            let arrays = self.cast(&arguments.args, rows)?;
             self.questions(&arrays, rows, *end, partition)?
         };
         let answers = run.answer(&self.definition, &questions).await;

@@ -2,6 +2,7 @@
 
 mod function;
 mod place;
+mod split;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use crate::{
     catalog::TransformSpec,
 };
 pub(super) use place::check as check_places;
+pub(super) use split::conditions_apart;
 
 /// Lets the session's SQL call what the transform declares.
 pub(super) fn add(

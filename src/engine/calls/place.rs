@@ -75,7 +75,7 @@ fn nested(expression: &Expr) -> Option<String> {
 }
 
 /// The first call in an expression.
-fn first(expression: &Expr) -> Option<String> {
+pub(super) fn first(expression: &Expr) -> Option<String> {
     let mut found = None;
     let visited = expression.apply(|part| {
         found = is_call(part).map(str::to_owned);

@@ -150,6 +150,7 @@ pub(super) fn record_of(
             warnings: Vec::new(),
         },
         parent: None,
+        create_basis: None,
         create_time_micros: 0,
     }
 }
