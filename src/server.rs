@@ -11,6 +11,7 @@ use tonic::{
 use crate::{
     backfill::{self, Executor, ExecutorConfig, Handle, WatchSettings},
     catalog::{self, Catalog},
+    disk::{self, Disk},
     engine::{self, Embedded, EmbeddedConfig},
     grpc::{
         admin::AdminApi, backfill::BackfillApi, catalog::CatalogApi, entity_store::EntityStore,
@@ -75,6 +76,10 @@ pub struct ServerConfig {
     pub watch: WatchSettings,
     /// Where metrics and probes are answered; `None`: nowhere. Port 0: any free port.
     pub metrics_listen: Option<SocketAddr>,
+    /// Free bytes on the disks of the data folder and the warehouse below which writes are refused and backfills wait.
+    pub minimum_free_bytes: u64,
+    /// What measures them.
+    pub disk_probe: Arc<dyn disk::Probe>,
 }
 
 impl ServerConfig {
@@ -90,6 +95,8 @@ impl ServerConfig {
             engine_memory_bytes: DEFAULT_ENGINE_MEMORY_BYTES,
             watch: WatchSettings::default(),
             metrics_listen: None,
+            minimum_free_bytes: disk::DEFAULT_MINIMUM_FREE_BYTES,
+            disk_probe: Arc::new(disk::FileSystem),
         }
     }
 }
@@ -187,7 +194,8 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
             }),
     );
     let parts = open(&config, Arc::clone(&clock)).await?;
-    opening.open(routes(&parts, &clock)?);
+    opening.open(routes(&parts, &clock)?, parts.disk.clone());
+    instruments.add_disk(&parts.disk);
     instruments.add_parts(&parts.database, &parts.store, &parts.engine);
     instruments.add_backfills(&parts.backfills);
     instruments
@@ -276,13 +284,14 @@ struct Parts {
     store: Store,
     lake: Lake,
     engine: Embedded,
+    disk: Disk,
     backfills: Handle,
 }
 
 async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Error> {
     let opening = config.clone();
     let opening_clock = Arc::clone(&clock);
-    let (database, catalog, store, lake) =
+    let (database, catalog, store, lake, disk) =
         tokio::task::spawn_blocking(move || open_storage(&opening, opening_clock))
             .await
             .map_err(|error| Error::Broken(error.to_string()))??;
@@ -300,6 +309,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
         engine: Arc::new(engine.clone()),
         clock,
         ids: SystemIds::shared() as Arc<dyn IdSource>,
+        disk: disk.clone(),
         config: ExecutorConfig {
             default_max_active_partitions: config.max_active_partitions,
             max_active_partitions: config.server_active_partitions,
@@ -313,6 +323,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
         store,
         lake,
         engine,
+        disk,
         backfills,
     })
 }
@@ -320,7 +331,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
 fn open_storage(
     config: &ServerConfig,
     clock: Arc<dyn Clock>,
-) -> Result<(Database, Catalog, Store, Lake), Error> {
+) -> Result<(Database, Catalog, Store, Lake, Disk), Error> {
     let database = Database::open(
         &config.data_dir.join(store::copy::DATABASE_FOLDER),
         config.store_cache_bytes,
@@ -336,8 +347,12 @@ fn open_storage(
         .warehouse_dir
         .clone()
         .unwrap_or_else(|| config.data_dir.join("warehouse"));
-    let lake = Lake::open(&warehouse, &database, clock)?;
-    Ok((database, catalog, store, lake))
+    let lake = Lake::open(&warehouse, &database, Arc::clone(&clock))?;
+    let folders = [("data", config.data_dir.clone()), ("warehouse", warehouse)];
+    let probe = Arc::clone(&config.disk_probe);
+    let disk = Disk::new(probe, clock, config.minimum_free_bytes, folders);
+    store.guard(disk.clone());
+    Ok((database, catalog, store, lake, disk))
 }
 
 fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> {

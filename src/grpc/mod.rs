@@ -7,4 +7,5 @@ pub mod catalog;
 mod convert;
 pub mod entity_store;
 pub mod opening;
+mod room;
 pub mod status;

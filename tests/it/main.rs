@@ -25,6 +25,7 @@ mod beside;
 mod calendar;
 mod cli;
 mod conformance;
+mod disk_full;
 mod entity_output;
 mod entity_output_cli;
 mod entity_output_crash;
