@@ -8,7 +8,7 @@ mod attempts;
 mod requests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -42,6 +42,14 @@ use crate::{
 /// Commands that one turn takes up: they share a flush.
 const TURN: usize = 1024;
 
+/// Backfills that ended whose latest events are kept in memory.
+const ENDED: usize = 16;
+/// How long a table rests after a commit, in times that the commit took. Partitions gather meanwhile: a commit costs the more
+/// the more snapshots a table has, and so takes no more than a fifth of the time.
+const REST_FACTOR: u32 = 4;
+/// The longest rest.
+const LONGEST_REST: Duration = Duration::from_millis(250);
+
 /// What the task is told.
 #[derive(Debug)]
 pub(super) enum Message {
@@ -63,7 +71,14 @@ pub(super) enum Message {
         name: String,
         attempts: Vec<EndedAttempt>,
     },
-    PublishEnded(PublishDone),
+    PublishEnded {
+        done: PublishDone,
+        took: Duration,
+    },
+    /// The rest after a commit is over.
+    Rested {
+        output: Output,
+    },
     RetryDue {
         name: String,
         index: u32,
@@ -115,6 +130,18 @@ struct Live {
     span: Span,
 }
 
+impl Live {
+    /// Whether an attempt is under way that will be published to `output`.
+    fn is_computing(&self, output: &Output) -> bool {
+        let plan = &self.watched.record.plan;
+        let mut writers = self.attempts.keys().filter_map(|index| {
+            let planned = plan.partitions.get(*index as usize)?;
+            plan.transforms.get(planned.transform as usize)
+        });
+        writers.any(|transform| transform.output == *output)
+    }
+}
+
 /// What an attempt computed.
 #[derive(Debug)]
 struct StagedAttempt {
@@ -137,6 +164,8 @@ pub(super) struct Actor {
     max_active: usize,
     /// Slots granted so far.
     grants: u64,
+    /// The latest that ended: their watchers are still being told.
+    ended: VecDeque<Arc<Watched>>,
     /// The tidying up after backfills that ended. Nothing of theirs may start before it is over.
     tidying: HashMap<String, JoinHandle<()>>,
     tasks: TaskTracker,
@@ -173,6 +202,7 @@ impl Actor {
             to_commit: Vec::new(),
             max_active: max_active as usize,
             grants: 0,
+            ended: VecDeque::new(),
             tidying: HashMap::new(),
             tasks: TaskTracker::new(),
             closing: None,
@@ -279,7 +309,11 @@ impl Actor {
                     self.attempt_ended(&name, ended, turn);
                 }
             }
-            Message::PublishEnded(done) => self.publish_ended(done, turn),
+            Message::PublishEnded { done, took } => self.publish_ended(done, took, turn),
+            Message::Rested { output } => {
+                self.publisher.rested(&output);
+                self.publish_more(&output);
+            }
             Message::RetryDue {
                 name,
                 index,
@@ -315,8 +349,9 @@ impl Actor {
             .extend(actions.map(|action| (name.to_owned(), action)));
     }
 
-    fn publish_ended(&mut self, done: PublishDone, turn: &mut Turn) {
+    fn publish_ended(&mut self, done: PublishDone, took: Duration, turn: &mut Turn) {
         self.publisher.ended(&done);
+        self.rest(done.output.clone(), took);
         for partition in done.partitions {
             let command = match partition.outcome {
                 Ok(published) => Command::Published(published),
@@ -430,9 +465,11 @@ impl Actor {
             };
             let mut visible = live.watched.visible.write();
             let mut meter = live.watched.meter.lock();
+            let mut recent = live.watched.recent.lock();
             for event in events {
                 meter::record(&self.shared.metrics, event, &visible);
                 visible.apply(event);
+                recent.push(event);
                 meter.start(now_micros);
                 if let Some(rows) = finished_rows(event) {
                     meter.record(now_micros, rows);
@@ -501,18 +538,37 @@ impl Actor {
         }
     }
 
-    /// Starts the next commit on `output`, if none is under way: all that is ready goes into it.
+    /// Starts the next commit on `output`, if none is under way: all that is ready goes into it. An output that rests is left
+    /// alone while more is being computed for it.
     fn publish_more(&mut self, output: &Output) {
-        let Some((name, commit)) = self.publisher.next_commit(output) else {
+        let more_comes = self.live.values().any(|live| live.is_computing(output));
+        let Some((name, commit)) = self.publisher.next_commit(output, more_comes) else {
             return;
         };
         let messages = self.messages.clone();
+        let clock = Arc::clone(&self.shared.clock);
         let parent = self.live.get(&name).and_then(|live| live.span.id());
         let span = tracing::info_span!(parent: parent, "publish", backfill = %name);
         self.tasks.spawn(async move {
+            let started_micros = clock.monotonic_micros();
             let done = commit.instrument(span).await;
+            let took_micros = clock.monotonic_micros() - started_micros;
+            let took = Duration::from_micros(u64::try_from(took_micros).unwrap_or(0));
             // An executor that is gone asks the table when it comes back.
-            let _ = messages.send(Message::PublishEnded(done)).await;
+            let _ = messages.send(Message::PublishEnded { done, took }).await;
+        });
+    }
+
+    /// Lets partitions gather after a commit that took so long.
+    fn rest(&self, output: Output, took: Duration) {
+        let rest = took.saturating_mul(REST_FACTOR).min(LONGEST_REST);
+        let pause = self.shared.clock.sleep(rest);
+        let messages = self.messages.clone();
+        // Not tracked: nobody need wait for it.
+        tokio::spawn(async move {
+            pause.await;
+            // An executor that is gone needs no waking.
+            let _ = messages.send(Message::Rested { output }).await;
         });
     }
 
@@ -522,6 +578,12 @@ impl Actor {
         };
         live.span
             .in_scope(|| tracing::info!(state = ?live.state.state, "ended"));
+        self.ended.push_back(Arc::clone(&live.watched));
+        if self.ended.len() > ENDED
+            && let Some(oldest) = self.ended.pop_front()
+        {
+            oldest.recent.lock().clear();
+        }
         let journal = self.shared.journal.clone();
         let leftovers = self.publisher.remove_leftovers(&live.watched.record);
         let notes = self.publisher.forget(&live.watched.record);

@@ -1,6 +1,8 @@
 //! Gathering what a plan is made of: the definition, the files, what the store knows. The planning itself is in [`plan`].
 
-use std::sync::Arc;
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
+
+use parking_lot::Mutex;
 
 use super::{
     Error, Result,
@@ -17,11 +19,14 @@ use super::{
 };
 use crate::{
     catalog::{self, Catalog, Output, Transform},
-    engine::{PinnedEntity, PinnedInputs, PinnedSource, PinnedTable, source},
+    engine::{PinnedEntity, PinnedInputs, PinnedSource, PinnedTable, SourceFile, source},
     lake::{self, Lake},
     store::{self, EntityType, Store},
     time::{Interval, SysTime},
 };
+
+/// Files that are remembered as checked, at most.
+const MAX_CHECKED_FILES: usize = 100_000;
 
 /// What planning needs. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -32,6 +37,35 @@ pub(super) struct Planner {
     pub(super) default_max_active: u32,
     pub(super) backfills: Backfills,
     pub(super) finder: Finder,
+    pub(super) checked: CheckedFiles,
+}
+
+/// Files that were seen to have their source's columns: a file that is as it was then need not be opened again, by source and
+/// path. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct CheckedFiles(Arc<Mutex<HashMap<(String, PathBuf), SourceFile>>>);
+
+impl CheckedFiles {
+    /// Those of `files` that are to be checked.
+    fn unknown(&self, source: &str, files: &[SourceFile]) -> Vec<SourceFile> {
+        let known = self.0.lock();
+        let key = |file: &SourceFile| (source.to_owned(), file.path.clone());
+        let is_new = |file: &&SourceFile| known.get(&key(file)) != Some(file);
+        files.iter().filter(is_new).cloned().collect()
+    }
+
+    fn add(&self, source: &str, files: Vec<SourceFile>) {
+        let mut known = self.0.lock();
+        if known.len() + files.len() > MAX_CHECKED_FILES {
+            known.clear();
+        }
+        known.extend(
+            files
+                .into_iter()
+                .take(MAX_CHECKED_FILES)
+                .map(|file| ((source.to_owned(), file.path.clone()), file)),
+        );
+    }
 }
 
 /// A plan, and what is known beside it that does not name the world: the plan's hash does not hold it.
@@ -262,9 +296,16 @@ impl Planner {
     /// Sees that the files which would be opened still have the source's columns.
     async fn check_files(&self, plan: &Plan) -> Result<()> {
         for frozen in plan.transforms.iter().flat_map(|one| &one.sources) {
+            let files = self.checked.unknown(&frozen.source, &frozen.files);
+            if files.is_empty() {
+                continue;
+            }
             let declared = self.catalog.source(&frozen.source)?;
-            let files = frozen.files.clone();
-            blocking(move || Ok(source::check_columns(&declared, files.iter())?)).await?;
+            let checked = blocking(move || {
+                source::check_columns(&declared, files.iter())?;
+                Ok(files)
+            });
+            self.checked.add(&frozen.source, checked.await?);
         }
         Ok(())
     }

@@ -30,6 +30,9 @@ use crate::{
 /// Partitions in one commit at most.
 const COMMIT_PARTITIONS: usize = 256;
 
+/// Staged partitions that do not wait for a table's rest to end.
+const ENOUGH_PARTITIONS: usize = 48;
+
 /// A staged partition that waits for its commit.
 #[derive(Debug)]
 pub(super) struct PublishItem {
@@ -93,6 +96,8 @@ pub(super) struct Publisher {
 #[derive(Debug, Default)]
 struct Queue {
     committing: bool,
+    /// After a commit: what is staged waits for more.
+    resting: bool,
     waiting: Vec<(Owner, PublishItem)>,
 }
 
@@ -159,16 +164,20 @@ impl Publisher {
             .collect()
     }
 
-    /// The next commit on `output` and whose it is, unless one is under way or nothing waits. [`Publisher::ended`] must be
-    /// told of its end.
+    /// The next commit on `output` and whose it is, unless one is under way or nothing waits; or it rests, `more_comes`, and
+    /// little waits. [`Publisher::ended`] must be told of its end, and [`Publisher::rested`] some time after.
     pub(super) fn next_commit(
         &mut self,
         output: &Output,
+        more_comes: bool,
     ) -> Option<(String, impl Future<Output = PublishDone> + Send + use<>)> {
         let queue = self
             .queues
             .get_mut(output)
             .filter(|queue| !queue.committing)?;
+        if queue.resting && more_comes && queue.waiting.len() < ENOUGH_PARTITIONS {
+            return None;
+        }
         let owner = queue.waiting.first()?.0.clone();
         queue.committing = true;
         let mut items = Vec::new();
@@ -191,10 +200,18 @@ impl Publisher {
         Some((backfill, target.publish(owner, items)))
     }
 
-    /// A commit ended: the next may start.
+    /// A commit ended: the next may start, but the output rests.
     pub(super) fn ended(&mut self, done: &PublishDone) {
         if let Some(queue) = self.queues.get_mut(&done.output) {
             queue.committing = false;
+            queue.resting = true;
+        }
+    }
+
+    /// An output's rest is over.
+    pub(super) fn rested(&mut self, output: &Output) {
+        if let Some(queue) = self.queues.get_mut(output) {
+            queue.resting = false;
         }
     }
 

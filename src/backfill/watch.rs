@@ -22,6 +22,12 @@ const READ_AHEAD: usize = 512;
 const CLIENT_QUEUE: usize = 64;
 /// How long events wait for others that come with them.
 const COALESCE: Duration = Duration::from_millis(50);
+/// How much longer for each watcher of the same backfill: a crowd is served rarely, and much at once.
+const COALESCE_PER_WATCHER: Duration = Duration::from_micros(500);
+/// How long at most.
+const LONGEST_COALESCE: Duration = Duration::from_secs(1);
+/// The latest events of a backfill that are kept in memory for its watchers.
+const RECENT: usize = 1024;
 /// How far back the rates look.
 const RATE_WINDOW_MICROS: i64 = 20_000_000;
 /// Finished partitions that the rates are made of, at most.
@@ -122,12 +128,38 @@ impl Meter {
     }
 }
 
+/// The latest events that are on disk: who watches as they come need not read them there.
+#[derive(Debug, Default)]
+pub(super) struct Recent(VecDeque<Arc<Event>>);
+
+impl Recent {
+    pub(super) fn push(&mut self, event: &Event) {
+        if self.0.len() == RECENT {
+            self.0.pop_front();
+        }
+        self.0.push_back(Arc::new(event.clone()));
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0 = VecDeque::new();
+    }
+
+    /// At most `limit` events after `sequence`, in order; `None`: not all of them are here.
+    fn after(&self, sequence: u64, limit: usize) -> Option<Vec<Arc<Event>>> {
+        let first = self.0.front()?.sequence;
+        let skipped = usize::try_from((sequence + 1).checked_sub(first)?).ok()?;
+        let events: Vec<_> = self.0.iter().skip(skipped).take(limit).cloned().collect();
+        (!events.is_empty()).then_some(events)
+    }
+}
+
 /// What a watcher reads from.
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) record: Arc<Record>,
     pub(super) visible: parking_lot::RwLock<State>,
     pub(super) meter: parking_lot::Mutex<Meter>,
+    pub(super) recent: parking_lot::Mutex<Recent>,
     /// The last event that is on disk.
     pub(super) sequence: watch::Sender<u64>,
 }
@@ -139,6 +171,7 @@ impl Watched {
             record,
             visible: parking_lot::RwLock::new(state),
             meter: parking_lot::Mutex::default(),
+            recent: parking_lot::Mutex::default(),
             sequence,
         }
     }
@@ -245,17 +278,20 @@ impl Watcher {
         client: &mpsc::Sender<Result<WatchItem>>,
     ) -> std::result::Result<bool, Interrupted> {
         while self.seen_sequence < last {
-            let journal = self.journal.clone();
-            let name = self.watched.record.name.clone();
-            let after = self.seen_sequence;
-            let read =
-                tokio::task::spawn_blocking(move || journal.events_after(&name, after, READ_AHEAD))
-                    .await;
-            let events = read.map_err(|_| Interrupted::Failed(Error::Stopping))??;
+            let recent = self
+                .watched
+                .recent
+                .lock()
+                .after(self.seen_sequence, READ_AHEAD);
+            let events = match recent {
+                Some(events) => events,
+                None => self.read_journal().await?,
+            };
             for event in events
                 .into_iter()
                 .take_while(|event| event.sequence <= last)
             {
+                let event = Arc::unwrap_or_clone(event);
                 self.seen_sequence = event.sequence;
                 // An end with more after it is one that was retried.
                 let ends = event.sequence == last
@@ -269,10 +305,33 @@ impl Watcher {
         Ok(false)
     }
 
+    /// The next events of the log.
+    async fn read_journal(&self) -> std::result::Result<Vec<Arc<Event>>, Interrupted> {
+        let journal = self.journal.clone();
+        let name = self.watched.record.name.clone();
+        let after = self.seen_sequence;
+        let read =
+            tokio::task::spawn_blocking(move || journal.events_after(&name, after, READ_AHEAD));
+        let events = read
+            .await
+            .map_err(|_| Interrupted::Failed(Error::Stopping))??;
+        Ok(events.into_iter().map(Arc::new).collect())
+    }
+
     /// The client has the last event of an ended backfill already.
     fn nothing_more_will_come(&self) -> bool {
         let state = self.watched.visible.read();
         state.state.is_terminal() && self.seen_sequence >= state.last_sequence
+    }
+
+    /// How long events wait for others: the longer, the more watch.
+    fn coalesce(&self) -> Duration {
+        let watchers = self.watched.sequence.receiver_count();
+        let watchers = u32::try_from(watchers).unwrap_or(u32::MAX);
+        let pause = self.settings.progress_interval.min(COALESCE);
+        pause
+            .saturating_add(COALESCE_PER_WATCHER.saturating_mul(watchers))
+            .min(LONGEST_COALESCE)
     }
 
     /// Until there are events, or a snapshot that was held back is due.
@@ -289,7 +348,7 @@ impl Watcher {
                 changed = sequence.changed() => {
                     changed.map_err(|_| Interrupted::Failed(Error::Stopping))?;
                     // Changes that come together are read together.
-                    self.clock.sleep(self.settings.progress_interval.min(COALESCE)).await;
+                    self.clock.sleep(self.coalesce()).await;
                     return Ok(());
                 }
                 () = &mut due, if progress_due_in.is_some() => return Ok(()),
@@ -340,6 +399,37 @@ pub(super) fn finished_rows(event: &Event) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn recent_events_are_given_without_a_gap_or_not_at_all() {
+        let mut recent = Recent::default();
+        let event = |sequence| Event {
+            sequence,
+            time_micros: 0,
+            change: Change::Created,
+        };
+        assert!(recent.after(0, 9).is_none(), "none are here");
+        for sequence in 5..RECENT as u64 + 7 {
+            recent.push(&event(sequence));
+        }
+        // 5 and 6 made room.
+        let sequences = |after, limit| {
+            let events = recent.after(after, limit)?;
+            Some(
+                events
+                    .iter()
+                    .map(|event| event.sequence)
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(sequences(5, 9), None);
+        assert_eq!(sequences(6, 3), Some(vec![7, 8, 9]));
+        let last = RECENT as u64 + 6;
+        assert_eq!(sequences(last - 1, 9), Some(vec![last]));
+        assert_eq!(sequences(last, 9), None, "nothing follows it");
+        recent.clear();
+        assert!(recent.after(6, 9).is_none());
+    }
 
     #[test]
     fn rates_look_back_over_the_window_only() {

@@ -164,6 +164,15 @@ pub(crate) fn show(timestamp: &Timestamp) -> String {
     }
 }
 
+/// As names of files have it, in UTC and always of one width: `20130208T120000.000000Z`.
+pub(crate) fn show_compact(timestamp: &Timestamp) -> String {
+    ValidTime::from_timestamp(timestamp.seconds, timestamp.nanos)
+        .ok()
+        .and_then(ValidTime::to_datetime)
+        .map(|instant| instant.format("%Y%m%dT%H%M%S%.6fZ").to_string())
+        .unwrap_or_default()
+}
+
 /// RFC 3339 in `zone` with its offset: `2013-02-08T07:00:00-05:00`.
 pub(crate) fn show_local(timestamp: &Timestamp, zone: Tz) -> String {
     let instant = ValidTime::from_timestamp(timestamp.seconds, timestamp.nanos)

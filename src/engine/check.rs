@@ -61,16 +61,15 @@ pub async fn check(
     entity_rules::check_prior(spec, &inputs)?;
     let window = sample_window(spec)?;
     let scope = Scope::Check(window);
-    let context = sessions.open(&inputs, &scope)?;
+    let state = sessions.open(&inputs, &scope)?.state();
     let plan = sessions
-        .plan(&context, &inputs, &scope)
+        .plan(&state, &inputs, &scope)
         .await
         .map_err(|error| sql_error(error, spec))?;
     function_rules::check(&plan)?;
     let plan = entity_rules::check_columns(spec, &inputs, plan)?;
     // The whole way down: what the physical planner refuses is refused here too.
-    context
-        .state()
+    state
         .create_physical_plan(&plan)
         .await
         .map_err(|error| sql_error(error.into(), spec))?;

@@ -130,16 +130,16 @@ impl Embedded {
             available_by: work.available_by,
             witness: Arc::clone(&witness),
             tables: work.tables.clone(),
-            memory: Arc::clone(&work.memory),
             scans: Arc::clone(&work.scans),
         };
-        let context = self.sessions.open(&work.inputs, &scope)?;
-        let logical = self.sessions.plan(&context, &work.inputs, &scope).await?;
-        let state = context.state();
+        // Once: a copy holds every function there is.
+        let state = self.sessions.open(&work.inputs, &scope)?.state();
+        let logical = self.sessions.plan(&state, &work.inputs, &scope).await?;
+        let task = self.sessions.task(&state, Arc::clone(&work.memory));
         let (physical, reads, staged) = match &work.inputs.transform.spec.output {
             Output::Table(name) => {
                 let (physical, reads) = physical(&state, &logical, &work, &witness).await?;
-                let batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
+                let batches = execute_stream(Arc::clone(&physical), Arc::clone(&task))?;
                 (
                     physical,
                     reads,
@@ -152,7 +152,7 @@ impl Embedded {
                     EntityColumns::resolve(output, entity_type, logical.schema().as_arrow())?;
                 let logical = columns.by_id(logical)?;
                 let (physical, reads) = physical(&state, &logical, &work, &witness).await?;
-                let batches = execute_stream(Arc::clone(&physical), context.task_ctx())?;
+                let batches = execute_stream(Arc::clone(&physical), Arc::clone(&task))?;
                 let stager = RowStager::new(Arc::clone(entity_type), self.spill_path(&work));
                 (
                     physical,

@@ -11,7 +11,7 @@
 //!
 //! Invariant `PT-1`: nothing valid at or after the partition's end, and nothing learned after the basis, has a name here.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::HashMap, path::Path, sync::Arc};
 
 use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::{
@@ -22,7 +22,7 @@ use datafusion::{
     common::TableReference,
     datasource::{file_format::parquet::ParquetFormat, provider_as_source},
     execution::{
-        SessionState, SessionStateBuilder, disk_manager::DiskManagerBuilder,
+        SessionState, SessionStateBuilder, TaskContext, disk_manager::DiskManagerBuilder,
         memory_pool::FairSpillPool, runtime_env::RuntimeEnvBuilder,
     },
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, ScalarUDF, cast, col, lit},
@@ -79,8 +79,6 @@ pub(super) enum Scope {
         witness: Arc<Witness>,
         /// By table input: what of it may be seen.
         tables: Vec<TableView>,
-        /// Where the query's peak of working memory is told.
-        memory: Arc<PeakMemory>,
         /// What it shares with other partitions.
         scans: Arc<SharedScans>,
     },
@@ -150,16 +148,9 @@ impl Sessions {
 
     /// A session that holds `inputs` as `scope` may see them.
     pub(super) fn open(&self, inputs: &PinnedInputs, scope: &Scope) -> Result<SessionContext> {
-        let runtime = match scope {
-            Scope::Check(_) => Arc::clone(self.template.runtime_env()),
-            Scope::Partition { memory, .. } => {
-                memory::watched(self.template.runtime_env(), Arc::clone(memory))
-            }
-        };
-        let state = SessionStateBuilder::new_from_existing(self.template.clone())
-            .with_runtime_env(runtime)
-            .with_catalog_list(empty_catalog(self.template.config())?)
-            .build();
+        // A builder would register every function anew.
+        let mut state = self.template.clone();
+        state.register_catalog_list(empty_catalog(self.template.config())?);
         let context = SessionContext::new_with_state(state);
         for source in &inputs.sources {
             self.add_source(&context, inputs, source, scope)?;
@@ -176,14 +167,27 @@ impl Sessions {
         Ok(context)
     }
 
-    /// The query of `inputs`, planned in `context` with its parameters bound.
+    /// What a plan of `state` runs with: its working memory is told to `peak`.
+    pub(super) fn task(&self, state: &SessionState, peak: Arc<PeakMemory>) -> Arc<TaskContext> {
+        // A plan holds its functions itself: only a plan that comes over a wire looks them up here.
+        Arc::new(TaskContext::new(
+            None,
+            state.session_id().to_owned(),
+            state.config().clone(),
+            HashMap::new(),
+            HashMap::new(),
+            HashMap::new(),
+            memory::watched(self.template.runtime_env(), peak),
+        ))
+    }
+
+    /// The query of `inputs`, planned in the `state` of a session with its parameters bound.
     pub(super) async fn plan(
         &self,
-        context: &SessionContext,
+        state: &SessionState,
         inputs: &PinnedInputs,
         scope: &Scope,
     ) -> Result<LogicalPlan> {
-        let state = context.state();
         let dialect = state.config().options().sql_parser.dialect;
         let statement = state.sql_to_statement(&inputs.transform.spec.sql, &dialect)?;
         nesting::check_statement(&statement)?;

@@ -105,18 +105,20 @@ impl Catalog {
         })
     }
 
-    /// Moves the table from `old` (`None`: it is not there) to what `built` describes. `None`: the table is no longer at
-    /// `old`, and nothing was changed.
+    /// Moves the table from `old` (`None`: it is not there) to what `next` describes. False: the table is no longer at `old`,
+    /// and nothing was changed.
     ///
     /// **Durability**: everything in the table's metadata folder is on disk before the pointer moves, and the pointer is
-    /// on disk when this returns. Between those two moments readers in this process may already see the new state.
+    /// on disk when this returns. Between those two moments readers in this process may already see the new state: `moved`
+    /// is given it as soon as they may, so that none of them has to read it from its files.
     pub(super) fn swap(
         &self,
         table: &str,
         folders: &TableFolders,
         old: Option<&Head>,
         next: NextState,
-    ) -> Result<Option<Head>> {
+        moved: impl FnOnce(HeadRef),
+    ) -> Result<bool> {
         let NextState {
             built,
             manifests,
@@ -145,21 +147,22 @@ impl Catalog {
             .pointers
             .compare_and_swap(table.as_bytes(), expected, &bytes)?
         {
-            return Ok(None);
+            return Ok(false);
         }
         // From here on the pointer on disk may lead to these files, whatever the flush says.
         written.keep();
-        self.database.flush()?;
-        for expired in &built.expired_metadata_logs {
-            disk::remove(&disk::to_path(&expired.metadata_file))?;
-        }
-        Ok(Some(Head {
+        moved(Arc::new(Head {
             pointer: bytes,
             version,
             metadata_location: pointer.metadata_location,
             metadata,
             manifests,
-        }))
+        }));
+        self.database.flush()?;
+        for expired in &built.expired_metadata_logs {
+            disk::remove(&disk::to_path(&expired.metadata_file))?;
+        }
+        Ok(true)
     }
 }
 

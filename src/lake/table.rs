@@ -91,8 +91,9 @@ impl Table {
             let Some(next) = next else {
                 return Ok(answer);
             };
-            if let Some(moved) = catalog.swap(&self.name, &self.folders, head.as_deref(), next)? {
-                self.remember(&Arc::new(moved));
+            let old = head.as_deref();
+            let remember = |moved| self.remember(&moved);
+            if catalog.swap(&self.name, &self.folders, old, next, remember)? {
                 return Ok(answer);
             }
         }

@@ -312,6 +312,54 @@ async fn a_backup_comes_over_the_wire() {
 }
 
 #[test]
+fn copies_in_a_folder_are_named_after_their_basis_and_the_oldest_make_room() {
+    let served = Served::defined();
+    let folder = tempfile::tempdir().expect("temporary folder");
+    let copies = || {
+        let entries = std::fs::read_dir(folder.path()).expect("reads");
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.expect("an entry").file_name())
+            .map(|name| name.into_string().expect("text"))
+            .collect();
+        names.sort();
+        names
+    };
+    let put_and_copy = |pressure: u32| {
+        let line = format!("entity put pump p1 pressure={pressure}.5 --from 2024-01-01 --forever");
+        assert_eq!(code(&served.run(&line)), 0);
+        let line = format!("backup --to-folder {} --keep 2", folder.path().display());
+        let made = served.run(&line);
+        assert_eq!(code(&made), 0, "{}", stderr(&made));
+        stdout(&made)
+    };
+    std::fs::write(folder.path().join("notes.txt"), "mine").expect("writes");
+    put_and_copy(1);
+    put_and_copy(2);
+    let two = copies();
+    let told = put_and_copy(3);
+    let after = copies();
+    assert_eq!(after.len(), 3, "{after:?}");
+    assert_eq!(after[0], two[1], "the second is the oldest now");
+    assert!(
+        after[1].ends_with("Z.backup") && after[1] > after[0],
+        "{after:?}"
+    );
+    assert_eq!(after[2], "notes.txt");
+    assert!(told.contains(&format!("Removed: {}", two[0])), "{told}");
+    let again = served.run(&format!("backup --to-folder {}", folder.path().display()));
+    assert_eq!(code(&again), 0, "{}", stderr(&again));
+    assert_eq!(copies(), after, "nothing new: the same file");
+    for wrong in [
+        "backup",
+        "backup --to a --to-folder b",
+        "backup --to a --keep 2",
+        "backup --to-folder b --keep 0",
+    ] {
+        assert_eq!(code(&served.run(wrong)), 2, "{wrong}");
+    }
+}
+
+#[test]
 fn a_restored_server_has_everything_and_goes_on() {
     let served = Served::defined();
     for (id, pressure) in [("p1", "2.5"), ("p2", "3.5")] {
