@@ -11,6 +11,7 @@
 //! | [`catalog`] | declared sources, registered transforms | running them |
 //! | [`calls`] | what SQL asks of outside systems: requests, and answers that are kept | where SQL may call them |
 //! | [`engine`] | a transform's SQL in a session pinned to one partition and one basis | which partitions run |
+//! | [`disk`] | how much room there is, and who is refused when it runs out | making some |
 //! | [`lake`] | output tables in Iceberg: staging, replacing partitions, reading back | when that happens |
 //! | [`backfill`] | plans, the journalled state machine, the executor, watching | what a partition computes |
 //! | [`limits`] | rate limits of outside systems: quotas, turns, back-off | how calls are made |
@@ -26,6 +27,7 @@ pub mod backfill;
 pub mod calls;
 pub mod catalog;
 pub mod cli;
+pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod grpc;

@@ -12,6 +12,7 @@ use crate::{
     backfill::{self, Executor, ExecutorConfig, Handle, WatchSettings},
     calls::Calls,
     catalog::{self, Catalog},
+    disk::{self, Disk},
     engine::{self, Embedded, EmbeddedConfig},
     grpc::{
         admin::AdminApi, backfill::BackfillApi, catalog::CatalogApi, entity_store::EntityStore,
@@ -79,6 +80,10 @@ pub struct ServerConfig {
     pub watch: WatchSettings,
     /// Where metrics and probes are answered; `None`: nowhere. Port 0: any free port.
     pub metrics_listen: Option<SocketAddr>,
+    /// Free bytes on the disks of the data folder and the warehouse below which writes are refused and backfills wait.
+    pub minimum_free_bytes: u64,
+    /// What measures them.
+    pub disk_probe: Arc<dyn disk::Probe>,
 }
 
 impl ServerConfig {
@@ -94,6 +99,8 @@ impl ServerConfig {
             engine_memory_bytes: DEFAULT_ENGINE_MEMORY_BYTES,
             watch: WatchSettings::default(),
             metrics_listen: None,
+            minimum_free_bytes: disk::DEFAULT_MINIMUM_FREE_BYTES,
+            disk_probe: Arc::new(disk::FileSystem),
         }
     }
 }
@@ -195,7 +202,8 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
             }),
     );
     let parts = open(&config, Arc::clone(&clock)).await?;
-    opening.open(routes(&parts, &clock)?);
+    opening.open(routes(&parts, &clock)?, parts.disk.clone());
+    instruments.add_disk(&parts.disk);
     instruments.add_parts(&parts.database, &parts.store, &parts.engine);
     instruments.add_backfills(&parts.backfills);
     instruments
@@ -289,13 +297,14 @@ struct Parts {
     lake: Lake,
     limits: Limits,
     engine: Embedded,
+    disk: Disk,
     backfills: Handle,
 }
 
 async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Error> {
     let opening = config.clone();
     let opening_clock = Arc::clone(&clock);
-    let (database, catalog, store, lake, limits) =
+    let (database, catalog, store, lake, limits, disk) =
         tokio::task::spawn_blocking(move || open_storage(&opening, opening_clock))
             .await
             .map_err(|error| Error::Broken(error.to_string()))??;
@@ -320,6 +329,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
         engine: Arc::new(engine.clone()),
         clock,
         ids,
+        disk: disk.clone(),
         config: ExecutorConfig {
             default_max_active_partitions: config.max_active_partitions,
             max_active_partitions: config.server_active_partitions,
@@ -334,6 +344,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
         lake,
         limits,
         engine,
+        disk,
         backfills,
     })
 }
@@ -341,7 +352,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
 fn open_storage(
     config: &ServerConfig,
     clock: Arc<dyn Clock>,
-) -> Result<(Database, Catalog, Store, Lake, Limits), Error> {
+) -> Result<(Database, Catalog, Store, Lake, Limits, Disk), Error> {
     let database = Database::open(
         &config.data_dir.join(store::copy::DATABASE_FOLDER),
         config.store_cache_bytes,
@@ -354,8 +365,12 @@ fn open_storage(
         .clone()
         .unwrap_or_else(|| config.data_dir.join("warehouse"));
     let lake = Lake::open(&warehouse, &database, Arc::clone(&clock))?;
-    let limits = Limits::open(&database, clock)?;
-    Ok((database, catalog, store, lake, limits))
+    let limits = Limits::open(&database, Arc::clone(&clock))?;
+    let folders = [("data", config.data_dir.clone()), ("warehouse", warehouse)];
+    let probe = Arc::clone(&config.disk_probe);
+    let disk = Disk::new(probe, clock, config.minimum_free_bytes, folders);
+    store.guard(disk.clone());
+    Ok((database, catalog, store, lake, limits, disk))
 }
 
 fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> {

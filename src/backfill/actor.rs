@@ -89,6 +89,8 @@ pub(super) enum Message {
         index: u32,
         attempt: u32,
     },
+    /// The disk is full now, or has room again.
+    RoomChanged,
     Shutdown {
         reply: oneshot::Sender<()>,
     },
@@ -327,6 +329,8 @@ impl Actor {
             } => {
                 self.command(&name, Command::RetryDue { index, attempt }, turn);
             }
+            // The end of the turn shares the slots out, or none.
+            Message::RoomChanged => {}
             Message::Shutdown { reply } => {
                 self.closing = Some(reply);
                 for name in self.live.keys().cloned().collect::<Vec<_>>() {
@@ -359,6 +363,14 @@ impl Actor {
         for partition in done.partitions {
             let command = match partition.outcome {
                 Ok(published) => Command::Published(published),
+                Err(failure) if failure.no_room => {
+                    self.shared.disk.ran_out();
+                    Command::NoRoom {
+                        index: partition.index,
+                        attempt: partition.attempt,
+                        message: bounded_message(failure.message),
+                    }
+                }
                 Err(failure) => Command::Failed {
                     index: partition.index,
                     attempt: partition.attempt,
@@ -415,7 +427,11 @@ impl Actor {
             })
             .collect();
         let active: usize = claims.iter().map(|claim| claim.active).sum();
-        let free = self.max_active.saturating_sub(active);
+        let free = if self.shared.disk.is_full() {
+            0
+        } else {
+            self.max_active.saturating_sub(active)
+        };
         let granted = slots::share(&claims, free, &mut self.grants);
         let granted: Vec<_> = self
             .live

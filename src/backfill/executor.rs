@@ -27,8 +27,8 @@ use super::{
     watch_all::{AllWatcher, WatchAllItem},
 };
 use crate::{
-    catalog::Catalog, engine::Engine, ids::IdSource, kv::Database, lake::Lake, store::Store,
-    telemetry::BackfillMetrics, time::Clock,
+    catalog::Catalog, disk::Disk, engine::Engine, ids::IdSource, kv::Database, lake::Lake,
+    store::Store, telemetry::BackfillMetrics, time::Clock,
 };
 
 pub use super::planner::Planned;
@@ -64,6 +64,8 @@ pub struct Executor {
     pub clock: Arc<dyn Clock>,
     /// Names and jitter.
     pub ids: Arc<dyn IdSource>,
+    /// Where it is written to: while it is full, nothing starts.
+    pub disk: Disk,
     /// Settings.
     pub config: ExecutorConfig,
 }
@@ -90,6 +92,7 @@ pub(super) struct Shared {
     pub(super) changed: watch::Sender<u64>,
     pub(super) stopping: CancellationToken,
     pub(super) metrics: BackfillMetrics,
+    pub(super) disk: Disk,
 }
 
 impl Executor {
@@ -130,6 +133,7 @@ impl Executor {
             changed: watch::Sender::new(0),
             stopping: CancellationToken::new(),
             metrics: BackfillMetrics::default(),
+            disk: self.disk,
         });
         let mut actor = Actor::new(
             Arc::clone(&shared),
@@ -141,7 +145,24 @@ impl Executor {
         );
         actor.take_up(loaded).await?;
         tokio::spawn(actor.run(inbox));
+        tokio::spawn(wake_for_room(Arc::clone(&shared), messages.clone()));
         Ok(Handle { shared, messages })
+    }
+}
+
+/// Tells the actor when the disk fills up and when it has room again, until the server stops.
+async fn wake_for_room(shared: Arc<Shared>, messages: mpsc::Sender<Message>) {
+    let mut room = shared.disk.subscribe();
+    loop {
+        tokio::select! {
+            changed = room.changed() => if changed.is_err() {
+                return;
+            },
+            () = shared.stopping.cancelled() => return,
+        }
+        if messages.send(Message::RoomChanged).await.is_err() {
+            return;
+        }
     }
 }
 

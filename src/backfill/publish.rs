@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     catalog::{Output, Transform},
+    disk,
     engine::{self, StagedOutput},
     error::{Classify, ErrorKind},
     lake::Lake,
@@ -79,6 +80,8 @@ pub(super) struct Published {
 pub(super) struct PublishFailure {
     pub(super) message: String,
     pub(super) retryable: bool,
+    /// The disk is full: it is tried again once there is room, however often.
+    pub(super) no_room: bool,
 }
 
 /// What waits, by output.
@@ -327,6 +330,7 @@ impl Target {
             let broken = PublishFailure {
                 message: format!("the commit broke off: {error}"),
                 retryable: false,
+                no_room: false,
             };
             let failed = attempts
                 .into_iter()
@@ -373,6 +377,7 @@ fn failure(error: &Error) -> PublishFailure {
     PublishFailure {
         message: error.to_string(),
         retryable: matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Conflict),
+        no_room: disk::is_out_of_space(error),
     }
 }
 

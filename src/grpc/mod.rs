@@ -8,4 +8,5 @@ mod convert;
 pub mod entity_store;
 pub mod opening;
 pub mod rate_limit;
+mod room;
 pub mod status;

@@ -13,8 +13,11 @@ use http::{Request, Response};
 use tonic::{body::Body, service::Routes};
 use tower::{Layer, Service};
 
-use super::status::to_status;
-use crate::error::{Classify, ErrorKind};
+use super::{room, status::to_status};
+use crate::{
+    disk::Disk,
+    error::{Classify, ErrorKind},
+};
 
 /// What is answered from the start.
 const HEALTH: &str = "/grpc.health.v1.Health/";
@@ -43,14 +46,14 @@ impl Classify for Recovering {
 /// The services, once they are there. Cheap to clone. As a layer it stands around those that are there from the start.
 #[derive(Debug, Clone, Default)]
 pub struct Opening {
-    routes: Arc<OnceLock<Routes>>,
+    opened: Arc<OnceLock<(Routes, Disk)>>,
 }
 
 impl Opening {
-    /// From now on these are asked; once only.
-    pub fn open(&self, routes: Routes) {
+    /// From now on these are asked, and what needs room is refused while `disk` is full; once only.
+    pub fn open(&self, routes: Routes, disk: Disk) {
         // A second set is dropped.
-        let _ = self.routes.set(routes.prepare());
+        let _ = self.opened.set((routes.prepare(), disk));
     }
 }
 
@@ -90,9 +93,13 @@ where
         if request.uri().path().starts_with(HEALTH) {
             return Box::pin(self.early.call(request));
         }
-        match self.opening.routes.get() {
-            Some(routes) => Box::pin(routes.clone().call(request)),
-            None => Box::pin(std::future::ready(Ok(to_status(&Recovering).into_http()))),
-        }
+        let refused = match self.opening.opened.get() {
+            Some((routes, disk)) => match room::check(disk, request.uri().path()) {
+                Ok(()) => return Box::pin(routes.clone().call(request)),
+                Err(refused) => *refused,
+            },
+            None => to_status(&Recovering),
+        };
+        Box::pin(std::future::ready(Ok(refused.into_http())))
     }
 }

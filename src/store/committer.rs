@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI64, Ordering},
     },
 };
@@ -31,6 +31,7 @@ use super::{
     workspace::Workspace,
 };
 use crate::{
+    disk::Disk,
     telemetry::CommitMetrics,
     time::{Clock, SysTime},
 };
@@ -95,6 +96,8 @@ pub(super) struct Published {
     /// The last flushed commit: its sequence, 0 before the first, and its system time.
     pub(super) last: watch::Sender<(u64, i64)>,
     pub(super) metrics: CommitMetrics,
+    /// Where it is written to, if somebody watches that.
+    pub(super) disk: OnceLock<Disk>,
 }
 
 impl Published {
@@ -180,6 +183,7 @@ impl Committer {
             opened_at: watermark,
             last: watch::Sender::new((journal.end.sequence, watermark)),
             metrics: CommitMetrics::default(),
+            disk: OnceLock::new(),
         });
         Self {
             journal,
@@ -211,6 +215,9 @@ impl Committer {
     }
 
     fn work(&mut self, group: Vec<Job>) {
+        if let Some(disk) = self.published.disk.get() {
+            disk.measure();
+        }
         let pending: Vec<Pending> = group.into_iter().map(|job| self.carry_out(job)).collect();
         if self.dirty && self.poison.is_none() {
             let start_micros = self.clock.monotonic_micros();
@@ -291,6 +298,21 @@ impl Committer {
         }
     }
 
+    /// Refuses what needs room that is not there, before anything is written. What the server writes for itself may use the
+    /// rest that clients may not.
+    fn check_room(&self, is_own: bool) -> Result<(), Error> {
+        if !is_own && let Some(disk) = self.published.disk.get() {
+            disk.check_last()?;
+        }
+        let reserved = self.journal.database.reserve();
+        if reserved.is_err()
+            && let Some(disk) = self.published.disk.get()
+        {
+            disk.ran_out();
+        }
+        Ok(reserved?)
+    }
+
     /// Runs a step that writes; if it fails, poisons.
     fn write_step(
         &mut self,
@@ -365,6 +387,7 @@ impl Committer {
     }
 
     fn save_type(&mut self, entity_type: EntityType) -> Result<Arc<EntityType>, Error> {
+        self.check_room(false)?;
         self.write_step(|this| types::save(&this.journal.types, &entity_type))?;
         let entity_type = Arc::new(entity_type);
         self.types
@@ -402,6 +425,7 @@ impl Committer {
             return Ok(answer);
         }
         self.check_writer(&batch)?;
+        self.check_room(batch.writer.is_some())?;
         let system_time = self.next_system_time();
         let at = self.version_time(&batch, system_time)?;
         let repeats = self.repeats_import_time(&batch);

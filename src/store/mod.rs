@@ -108,6 +108,7 @@ use self::{
     pages::Pages,
 };
 use crate::{
+    disk::Disk,
     kv::Database,
     telemetry::CommitMetrics,
     time::{Clock, SysTime, ValidTime},
@@ -213,6 +214,12 @@ impl Store {
     /// The clock that the store goes by.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.inner.clock
+    }
+
+    /// From now on what clients write is refused while `disk` is full. Once only.
+    pub fn guard(&self, disk: Disk) {
+        // A second one is dropped.
+        let _ = self.inner.published.disk.set(disk);
     }
 
     /// What its commits and syncs are measured by.

@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use tokio::net::TcpListener;
+use parking_lot::Mutex;
+use tokio::{net::TcpListener, task::JoinSet};
 
 use super::{
     collect::{EngineCollector, StoreCollector},
@@ -13,8 +14,8 @@ use super::{
     rpc::{RpcLayer, RpcMetrics},
 };
 use crate::{
-    backfill::Handle, engine::Embedded, ids::SystemIds, kv::Database, pb::FILE_DESCRIPTOR_SET,
-    store::Store, time::Clock,
+    backfill::Handle, disk::Disk, engine::Embedded, ids::SystemIds, kv::Database,
+    pb::FILE_DESCRIPTOR_SET, store::Store, time::Clock,
 };
 
 /// The metrics, the readiness and the metrics port of one server.
@@ -25,6 +26,8 @@ pub struct Instruments {
     /// Whether the server can do its work.
     pub readiness: Readiness,
     rpc: Arc<RpcMetrics>,
+    /// What goes on in the background, until this is dropped.
+    tasks: Mutex<JoinSet<()>>,
     endpoint: Option<MetricsEndpoint>,
 }
 
@@ -58,6 +61,7 @@ impl Instruments {
             metrics,
             readiness,
             rpc,
+            tasks: Mutex::default(),
             endpoint,
         })
     }
@@ -76,6 +80,23 @@ impl Instruments {
     pub fn add_backfills(&self, backfills: &Handle) {
         self.metrics.add(backfills.metrics().clone());
         self.metrics.add(backfills.clone());
+    }
+
+    /// Adds the disks, which are measured from now on: the server is not ready while they are full.
+    pub fn add_disk(&self, disk: &Disk) {
+        self.metrics.add(disk.clone());
+        let mut tasks = self.tasks.lock();
+        tasks.spawn(disk.clone().watch());
+        let (mut full, readiness) = (disk.subscribe(), self.readiness.clone());
+        tasks.spawn(async move {
+            loop {
+                let is_full = full.borrow_and_update().is_some();
+                readiness.change(|standing| standing.is_disk_full = is_full);
+                if full.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 
     /// The layer that goes around all services, outermost.

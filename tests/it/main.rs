@@ -29,6 +29,7 @@ mod calls_quota;
 mod calls_support;
 mod cli;
 mod conformance;
+mod disk_full;
 mod entity_output;
 mod entity_output_cli;
 mod entity_output_crash;

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use hindcast::{
@@ -20,6 +20,10 @@ use opentelemetry_proto::tonic::{
 };
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status, transport::server::TcpIncoming};
+use tracing::{
+    Dispatch,
+    subscriber::{DefaultGuard, NoSubscriber},
+};
 use tracing_subscriber::{fmt::MakeWriter, layer::SubscriberExt};
 
 use crate::backfill_support::{days, january, over_events};
@@ -65,6 +69,14 @@ impl Collector {
     }
 }
 
+/// This thread's subscriber from now on, on which all tasks of a test run.
+fn subscribe(subscriber: impl Into<Dispatch>) -> DefaultGuard {
+    // With a single one in the process, a callsite asks the thread that comes first, which may be another test's.
+    static OTHER: OnceLock<Dispatch> = OnceLock::new();
+    OTHER.get_or_init(|| Dispatch::new(NoSubscriber::new()));
+    tracing::dispatcher::set_default(&subscriber.into())
+}
+
 fn attributes(span: &Span) -> BTreeMap<String, String> {
     let text = |value: Option<&Value>| match value {
         Some(Value::StringValue(text)) => text.clone(),
@@ -89,8 +101,7 @@ async fn a_collector_receives_the_spans_of_calls_and_of_a_backfill() {
     });
     let exporter = exporter.expect("starts");
     let subscriber = tracing_subscriber::registry().with(span_layer(exporter.tracer()));
-    // This thread's: all tasks of this test run on it.
-    let scope = tracing::subscriber::set_default(subscriber);
+    let scope = subscribe(subscriber);
 
     let mut rig = january(3).await;
     let transform = over_events("kept", "SELECT v FROM events");
@@ -186,7 +197,7 @@ async fn every_line_of_a_partition_names_it() {
     let subscriber = tracing_subscriber::registry()
         .with(json)
         .with(tracing_subscriber::filter::LevelFilter::INFO);
-    let scope = tracing::subscriber::set_default(subscriber);
+    let scope = subscribe(subscriber);
     let mut rig = january(2).await;
     let transform = over_events("halved", "SELECT 10 / (v - 2) AS q FROM events");
     rig.clients.register(transform).await.expect("registered");

@@ -57,6 +57,14 @@ impl Actor {
                 Command::Staged { index, attempt }
             }
             Err(engine::Error::Stopped) => Command::Stopped { index, attempt },
+            Err(error) if error.no_room() => {
+                self.shared.disk.ran_out();
+                Command::NoRoom {
+                    index,
+                    attempt,
+                    message: bounded_message(error.message()),
+                }
+            }
             Err(error) => failed(
                 bounded_message(error.message()),
                 error.retryable(),
