@@ -15,7 +15,11 @@ const LINGER: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = cli.telemetry().install() {
+    let telemetry = match cli.telemetry() {
+        Ok(telemetry) => telemetry,
+        Err(error) => return cli::exit_code(Err(error)),
+    };
+    if let Err(error) = telemetry.install() {
         eprintln!("error: {error}");
         return ExitCode::from(BAD_CONFIGURATION);
     }

@@ -22,6 +22,8 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Telemetry {
     format: LogFormat,
+    /// As the configuration has it; without it `RUST_LOG` counts.
+    filter: Option<String>,
     default_filter: &'static str,
 }
 
@@ -37,10 +39,11 @@ pub enum Error {
 }
 
 impl Telemetry {
-    /// A server's.
-    pub fn server(format: LogFormat) -> Self {
+    /// A server's; `filter` is one that its configuration has checked.
+    pub fn server(format: LogFormat, filter: Option<String>) -> Self {
         Self {
             format,
+            filter,
             default_filter: SERVER_FILTER,
         }
     }
@@ -49,6 +52,7 @@ impl Telemetry {
     pub fn client() -> Self {
         Self {
             format: LogFormat::Pretty,
+            filter: None,
             default_filter: CLIENT_FILTER,
         }
     }
@@ -58,9 +62,10 @@ impl Telemetry {
     /// # Errors
     /// `RUST_LOG` is malformed, or there is a subscriber already.
     pub fn install(&self) -> Result<(), Error> {
-        let filter = match std::env::var_os(EnvFilter::DEFAULT_ENV) {
-            Some(_) => EnvFilter::try_from_default_env()?,
-            None => EnvFilter::new(self.default_filter),
+        let filter = match (&self.filter, std::env::var_os(EnvFilter::DEFAULT_ENV)) {
+            (Some(filter), _) => EnvFilter::new(filter),
+            (None, Some(_)) => EnvFilter::try_from_default_env()?,
+            (None, None) => EnvFilter::new(self.default_filter),
         };
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)

@@ -3,6 +3,7 @@
 // Says to clippy that helpers are test code too.
 #![cfg(test)]
 
+mod auth;
 mod backfill_control;
 mod backfill_crash;
 mod backfill_crash_several;
@@ -24,6 +25,7 @@ mod bad_input;
 mod beside;
 mod calendar;
 mod cli;
+mod configuration;
 mod conformance;
 mod entity_output;
 mod entity_output_cli;
@@ -34,8 +36,10 @@ mod entity_output_stale;
 mod epidemic;
 mod flights;
 mod flights_year;
+mod guard_support;
 mod lake;
 mod power_cut_journal;
+mod protection;
 mod quickstart;
 mod store_adversarial;
 mod store_backup;
@@ -64,3 +68,4 @@ mod store_support;
 mod store_wire;
 mod store_write;
 mod support;
+mod tls;

@@ -1,14 +1,27 @@
 //! All of it put together: opens the data folder, recovers, serves, stops.
 
+mod certificate;
+mod gate;
+mod guard;
+mod listen;
+pub mod methods;
+mod protection;
+mod reload;
+mod tls;
+
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{service::Routes, transport::Server};
+
+pub use gate::{REQUEST_ID, Refusals};
+pub use guard::{Unguarded, check};
+pub use listen::Peer;
+pub use protection::Protection;
+pub use tls::{Error as TlsError, TlsFiles};
 
 use crate::{
+    auth::StaticToken,
     backfill::{self, Executor, ExecutorConfig, Handle, WatchSettings},
     catalog::{self, Catalog},
     engine::{self, Embedded, EmbeddedConfig},
@@ -40,7 +53,11 @@ pub const DEFAULT_STORE_CACHE_BYTES: u64 = 256 << 20;
 /// Bytes of working memory of all running queries.
 pub const DEFAULT_ENGINE_MEMORY_BYTES: u64 = 1 << 30;
 
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// Bytes that must be free on the data folder's disk for writes to be taken.
+pub const DEFAULT_MINIMUM_FREE_BYTES: u64 = 512 << 20;
+/// How often certificates and tokens are looked at.
+pub const DEFAULT_RELOAD_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How long open requests may take to end once the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -61,8 +78,26 @@ pub struct ServerConfig {
     pub store_cache_bytes: u64,
     /// Bytes of working memory of all running queries; beyond it they spill to disk.
     pub engine_memory_bytes: u64,
+    /// Threads that compute partitions; `None`: one per core.
+    pub engine_threads: Option<usize>,
     /// How watchers are served.
     pub watch: WatchSettings,
+    /// Where metrics and probes are served; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Bytes that must be free on the data folder's disk for writes to be taken.
+    pub minimum_free_bytes: u64,
+    /// The server's certificates; `None`: no TLS.
+    pub tls: Option<TlsFiles>,
+    /// Who may call, beside those of the tokens file.
+    pub tokens: Vec<StaticToken>,
+    /// A file of further tokens, read again when it changes.
+    pub tokens_file: Option<PathBuf>,
+    /// Whether it may serve beyond loopback without TLS, tokens and client certificates.
+    pub insecure: bool,
+    /// How often certificates and the tokens file are looked at.
+    pub reload_interval: Duration,
+    /// What clients may ask for.
+    pub protection: Protection,
 }
 
 impl ServerConfig {
@@ -76,7 +111,16 @@ impl ServerConfig {
             server_active_partitions: DEFAULT_SERVER_ACTIVE_PARTITIONS,
             store_cache_bytes: DEFAULT_STORE_CACHE_BYTES,
             engine_memory_bytes: DEFAULT_ENGINE_MEMORY_BYTES,
+            engine_threads: None,
             watch: WatchSettings::default(),
+            metrics_listen: None,
+            minimum_free_bytes: DEFAULT_MINIMUM_FREE_BYTES,
+            tls: None,
+            tokens: Vec::new(),
+            tokens_file: None,
+            insecure: false,
+            reload_interval: DEFAULT_RELOAD_INTERVAL,
+            protection: Protection::default(),
         }
     }
 }
@@ -92,6 +136,9 @@ pub enum Error {
         /// The operating system's error.
         source: std::io::Error,
     },
+    /// What is to guard it cannot be used, or is missing.
+    #[error(transparent)]
+    Unguarded(#[from] Unguarded),
     /// The data folder cannot be opened.
     #[error(transparent)]
     Storage(#[from] kv::Error),
@@ -135,6 +182,8 @@ pub struct RunningServer {
     database: Database,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    reloading: JoinHandle<()>,
+    refusals: Arc<Refusals>,
     clock: Arc<dyn Clock>,
 }
 
@@ -144,12 +193,13 @@ pub struct RunningServer {
 /// of it is ready.
 ///
 /// # Errors
-/// A port that is taken; a data folder that another process has open, or that is damaged.
+/// Certificates or tokens that cannot be used, or none where they are needed; a port that is taken; a data folder that another process has open, or that is damaged.
 pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<RunningServer, Error> {
     let listen_error = |source| Error::Listen {
         address: config.listen,
         source,
     };
+    let guard = guard::Guard::prepare(&config, Arc::clone(&clock))?;
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(listen_error)?;
@@ -157,18 +207,25 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
     let parts = open(&config, Arc::clone(&clock)).await?;
     let (stop, stopped) = oneshot::channel();
     let routes = routes(&parts, &clock).await?;
-    // The server's own setting of this name does nothing for a listener that is given to it.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = guard.accepting.start(listener);
+    let protection = &config.protection;
+    let refusals = Arc::clone(&guard.gate.refusals);
     let serving = tokio::spawn(
         Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_interval(Some(protection.keepalive_interval))
+            .http2_keepalive_timeout(Some(protection.keepalive_timeout))
+            .max_concurrent_streams(protection.max_streams_per_connection)
+            .layer(gate::stack(guard.gate))
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, async {
                 // Dropped without a word: the server object is gone, and that is a stop too.
                 let _ = stopped.await;
             }),
     );
-    tracing::info!(%address, data_dir = %config.data_dir.display(), "serving");
+    let reloading = guard
+        .watched
+        .watch(config.reload_interval, Arc::clone(&clock));
+    tracing::info!(%address, data_dir = %config.data_dir.display(), tls = config.tls.is_some(), "serving");
     Ok(RunningServer {
         address,
         backfills: parts.backfills,
@@ -176,6 +233,8 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
         database: parts.database,
         stop,
         serving,
+        reloading: tokio::spawn(reloading),
+        refusals,
         clock,
     })
 }
@@ -184,6 +243,11 @@ impl RunningServer {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How many calls it refused, and why.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// Stops: attempts under way go back to the queue, streams end, open requests are waited for.
@@ -198,9 +262,12 @@ impl RunningServer {
             database,
             stop,
             serving,
+            reloading,
+            refusals: _,
             clock,
         } = self;
         tracing::info!(%address, "stopping");
+        reloading.abort();
         backfills.shutdown().await;
         store.end_streams();
         // The task may have ended by itself.
@@ -240,7 +307,9 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
             .await
             .map_err(|error| Error::Broken(error.to_string()))??;
     let engine_config = EmbeddedConfig {
-        threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+        threads: config.engine_threads.unwrap_or_else(|| {
+            std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+        }),
         memory_bytes: usize::try_from(config.engine_memory_bytes).unwrap_or(usize::MAX),
         spill_folder: config.data_dir.join("spill"),
     };
