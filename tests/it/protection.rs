@@ -4,11 +4,14 @@ use std::{num::NonZeroU32, time::Duration};
 
 use hindcast::{
     auth::Role,
-    pb::{self, backfill_service_client::BackfillServiceClient},
+    pb::{
+        self, backfill_service_client::BackfillServiceClient,
+        entity_store_service_client::EntityStoreServiceClient, ingest_request,
+    },
     server::Protection,
 };
 use tempfile::TempDir;
-use tonic::{Code, Request};
+use tonic::{Code, Request, transport::Channel};
 use tonic_types::StatusExt;
 
 use super::guard_support::{call, plain, reason, send, serve, settings, token, token_of, until};
@@ -156,6 +159,44 @@ async fn a_deadline_ends_a_call_that_has_not_answered() {
     .await;
     drop(channel);
     server.shutdown().await.expect("stops");
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_bulk_load_whose_client_says_no_more() {
+    let folder = TempDir::new().expect("a folder");
+    let server = serve(settings(&folder)).await;
+    let entities = EntityStoreServiceClient::new(plain(&server).await);
+    let (_said_no_more, mut answers) = ingest(entities.clone()).await.expect("open");
+    let status = answers.message().await.expect_err("the deadline passes");
+    assert_eq!(reason(&status), "DEADLINE_PASSED", "{status:?}");
+    // Though the client has not ended its side.
+    until("the name is free", || async {
+        ingest(entities.clone()).await.ok()
+    })
+    .await;
+    drop((answers, entities));
+    server.shutdown().await.expect("stops");
+}
+
+type Load = (
+    tokio::sync::mpsc::Sender<pb::IngestRequest>,
+    tonic::Streaming<pb::IngestResponse>,
+);
+
+/// Opens a bulk load with a short deadline, and hears where it stands.
+async fn ingest(mut entities: EntityStoreServiceClient<Channel>) -> Result<Load, tonic::Status> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    let start = pb::IngestStart {
+        stream: "nightly".to_owned(),
+    };
+    let message = Some(ingest_request::Message::Start(start));
+    let sent = sender.send(pb::IngestRequest { message }).await;
+    sent.expect("there is room");
+    let mut request = Request::new(tokio_stream::wrappers::ReceiverStream::new(receiver));
+    request.set_timeout(Duration::from_millis(500));
+    let mut answers = entities.ingest(request).await?.into_inner();
+    answers.message().await?;
+    Ok((sender, answers))
 }
 
 #[tokio::test]

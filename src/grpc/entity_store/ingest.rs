@@ -162,7 +162,12 @@ impl EntityStore {
         };
         // Ends by itself: at the stream's end, at a fault, or when the client goes away.
         tokio::spawn(async move {
-            if let Err(status) = carry(reader, &responses).await {
+            let carried = tokio::select! {
+                carried = carry(reader, &responses) => carried,
+                // Gone away, or past its deadline, which a client that says no more may leave to the server.
+                () = responses.closed() => Ok(()),
+            };
+            if let Err(status) = carried {
                 // Nobody to tell if the client has gone away.
                 drop(responses.send(Err(status)).await);
             }
