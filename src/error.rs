@@ -88,6 +88,11 @@ pub trait Classify: std::error::Error {
         Vec::new()
     }
 
+    /// When trying again makes sense, where [`Classify::kind`] does not say it.
+    fn retry_after(&self) -> Option<Duration> {
+        None
+    }
+
     /// The resource's type and name, for [`ErrorKind::NotFound`] and [`ErrorKind::AlreadyExists`].
     fn resource(&self) -> Option<(&'static str, String)> {
         None

@@ -10,11 +10,13 @@
 //! | [`store`] | the bitemporal entity store: timelines, pages, commits, as-of reads | how it is asked over the wire |
 //! | [`catalog`] | declared sources, registered transforms | running them |
 //! | [`engine`] | a transform's SQL in a session pinned to one partition and one basis | which partitions run |
+//! | [`disk`] | how much room there is, and who is refused when it runs out | making some |
 //! | [`lake`] | output tables in Iceberg: staging, replacing partitions, reading back | when that happens |
 //! | [`backfill`] | plans, the journalled state machine, the executor, watching | what a partition computes |
 //! | [`grpc`] | wire types to domain and back, one file per service, errors to `Status` | everything else |
 //! | [`auth`] | tokens and roles: who calls, and what they may do | what each method needs |
 //! | [`config`] | a server's settings: file, variables, flags | |
+//! | [`telemetry`] | log lines, metrics, spans, health | what happens |
 //! | [`server`] | all of it put together: who may come in, how much, how long | |
 //! | [`cli`] | the command line: the server's and the clients' | |
 //!
@@ -26,6 +28,7 @@ pub mod backfill;
 pub mod catalog;
 pub mod cli;
 pub mod config;
+pub mod disk;
 pub mod engine;
 pub mod error;
 pub mod grpc;

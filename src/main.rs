@@ -19,10 +19,6 @@ fn main() -> ExitCode {
         Ok(telemetry) => telemetry,
         Err(error) => return cli::exit_code(Err(error)),
     };
-    if let Err(error) = telemetry.install() {
-        eprintln!("error: {error}");
-        return ExitCode::from(BAD_CONFIGURATION);
-    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -30,7 +26,19 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let telemetry = {
+        // Spans are sent over a connection of the runtime's.
+        let _entered = runtime.enter();
+        match telemetry.install() {
+            Ok(installed) => installed,
+            Err(error) => {
+                eprintln!("error: {error}");
+                return ExitCode::from(BAD_CONFIGURATION);
+            }
+        }
+    };
     let outcome = runtime.block_on(cli.run(SystemClock::shared()));
+    telemetry.finish();
     runtime.shutdown_timeout(LINGER);
     cli::exit_code(outcome)
 }

@@ -18,12 +18,14 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{Instrument, Span};
 
 use super::{
     Error, Result,
     decide::{Action, Command, Cost, decide},
     executor::{Shared, same_request},
     journal::bounded_message,
+    meter,
     model::{BackfillSpec, BackfillState, Change, Event, Parent, Plan, Record},
     publish::{PublishDone, PublishItem, Publisher},
     slots::{self, Claim},
@@ -67,6 +69,8 @@ pub(super) enum Message {
         index: u32,
         attempt: u32,
     },
+    /// The disk is full now, or has room again.
+    RoomChanged,
     Shutdown {
         reply: oneshot::Sender<()>,
     },
@@ -107,6 +111,8 @@ struct Live {
     computed: HashMap<(u32, u32), StagedAttempt>,
     /// When it got its last slot, in grants of the server.
     last_grant: u64,
+    /// What all that is done for it lies in, until it ends or the server stops.
+    span: Span,
 }
 
 /// What an attempt computed.
@@ -233,7 +239,14 @@ impl Actor {
 
     fn adopt(&mut self, watched: Arc<Watched>, inputs: Vec<Arc<PinnedInputs>>, state: State) {
         let name = watched.record.name.clone();
+        let span = tracing::info_span!(
+            parent: None,
+            "backfill",
+            backfill = %name,
+            transforms = %watched.record.plan.names(),
+        );
         let live = Live {
+            span,
             watched,
             inputs,
             state,
@@ -274,6 +287,8 @@ impl Actor {
             } => {
                 self.command(&name, Command::RetryDue { index, attempt }, turn);
             }
+            // The end of the turn shares the slots out, or none.
+            Message::RoomChanged => {}
             Message::Shutdown { reply } => {
                 self.closing = Some(reply);
                 for name in self.live.keys().cloned().collect::<Vec<_>>() {
@@ -305,6 +320,14 @@ impl Actor {
         for partition in done.partitions {
             let command = match partition.outcome {
                 Ok(published) => Command::Published(published),
+                Err(failure) if failure.no_room => {
+                    self.shared.disk.ran_out();
+                    Command::NoRoom {
+                        index: partition.index,
+                        attempt: partition.attempt,
+                        message: bounded_message(failure.message),
+                    }
+                }
                 Err(failure) => Command::Failed {
                     index: partition.index,
                     attempt: partition.attempt,
@@ -361,7 +384,11 @@ impl Actor {
             })
             .collect();
         let active: usize = claims.iter().map(|claim| claim.active).sum();
-        let free = self.max_active.saturating_sub(active);
+        let free = if self.shared.disk.is_full() {
+            0
+        } else {
+            self.max_active.saturating_sub(active)
+        };
         let granted = slots::share(&claims, free, &mut self.grants);
         let granted: Vec<_> = self
             .live
@@ -404,6 +431,7 @@ impl Actor {
             let mut visible = live.watched.visible.write();
             let mut meter = live.watched.meter.lock();
             for event in events {
+                meter::record(&self.shared.metrics, event, &visible);
                 visible.apply(event);
                 meter.start(now_micros);
                 if let Some(rows) = finished_rows(event) {
@@ -475,12 +503,14 @@ impl Actor {
 
     /// Starts the next commit on `output`, if none is under way: all that is ready goes into it.
     fn publish_more(&mut self, output: &Output) {
-        let Some(commit) = self.publisher.next_commit(output) else {
+        let Some((name, commit)) = self.publisher.next_commit(output) else {
             return;
         };
         let messages = self.messages.clone();
+        let parent = self.live.get(&name).and_then(|live| live.span.id());
+        let span = tracing::info_span!(parent: parent, "publish", backfill = %name);
         self.tasks.spawn(async move {
-            let done = commit.await;
+            let done = commit.instrument(span).await;
             // An executor that is gone asks the table when it comes back.
             let _ = messages.send(Message::PublishEnded(done)).await;
         });
@@ -490,7 +520,8 @@ impl Actor {
         let Some(live) = self.live.remove(name) else {
             return;
         };
-        tracing::info!(backfill = %name, state = ?live.state.state, "ended");
+        live.span
+            .in_scope(|| tracing::info!(state = ?live.state.state, "ended"));
         let journal = self.shared.journal.clone();
         let leftovers = self.publisher.remove_leftovers(&live.watched.record);
         let notes = self.publisher.forget(&live.watched.record);

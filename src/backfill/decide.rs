@@ -60,6 +60,15 @@ pub(super) enum Command {
         /// Its number.
         attempt: u32,
     },
+    /// An attempt ended because the disk is full. It does not count.
+    NoRoom {
+        /// Its partition.
+        index: u32,
+        /// Its number.
+        attempt: u32,
+        /// What could not be written.
+        message: String,
+    },
     /// An attempt's rows are on the table.
     Published(PublishedAttempt),
     /// A wait is over.
@@ -190,6 +199,11 @@ pub(super) fn decide(
             cost,
         } => step.failed(index, attempt, message, retryable.then_some(jitter), cost),
         Command::Stopped { index, attempt } => step.stopped(index, attempt),
+        Command::NoRoom {
+            index,
+            attempt,
+            message,
+        } => step.no_room(index, attempt, &message),
         Command::Published(published) => step.published(&published),
         Command::RetryDue { index, attempt } => step.retry_due(index, attempt),
         Command::Pause => step.pause(),
@@ -384,6 +398,20 @@ impl Step<'_> {
             self.stop_if_failed();
             self.finish_if_done();
         }
+    }
+
+    /// The partition goes back into the queue, and says why it waits.
+    fn no_room(&mut self, index: u32, attempt: u32, message: &str) {
+        if !self.state.is_current(index, attempt) || self.state.state == BackfillState::Cancelling {
+            self.stopped(index, attempt);
+            return;
+        }
+        self.change(Change::Partition(PartitionChange {
+            message: Some(format!("waits for room on the disk: {message}")),
+            ..PartitionChange::plain(index, PartitionState::Pending, attempt)
+        }));
+        self.stop_if_failed();
+        self.finish_if_done();
     }
 
     fn finish_if_done(&mut self) {

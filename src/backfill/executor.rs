@@ -27,8 +27,8 @@ use super::{
     watch_all::{AllWatcher, WatchAllItem},
 };
 use crate::{
-    catalog::Catalog, engine::Engine, ids::IdSource, kv::Database, lake::Lake, store::Store,
-    time::Clock,
+    catalog::Catalog, disk::Disk, engine::Engine, ids::IdSource, kv::Database, lake::Lake,
+    store::Store, telemetry::BackfillMetrics, time::Clock,
 };
 
 pub use super::planner::Planned;
@@ -64,6 +64,8 @@ pub struct Executor {
     pub clock: Arc<dyn Clock>,
     /// Names and jitter.
     pub ids: Arc<dyn IdSource>,
+    /// Where it is written to: while it is full, nothing starts.
+    pub disk: Disk,
     /// Settings.
     pub config: ExecutorConfig,
 }
@@ -89,6 +91,8 @@ pub(super) struct Shared {
     /// Bumped after every change of any backfill.
     pub(super) changed: watch::Sender<u64>,
     pub(super) stopping: CancellationToken,
+    pub(super) metrics: BackfillMetrics,
+    pub(super) disk: Disk,
 }
 
 impl Executor {
@@ -127,6 +131,8 @@ impl Executor {
             watch: self.config.watch,
             changed: watch::Sender::new(0),
             stopping: CancellationToken::new(),
+            metrics: BackfillMetrics::default(),
+            disk: self.disk,
         });
         let mut actor = Actor::new(
             Arc::clone(&shared),
@@ -138,7 +144,24 @@ impl Executor {
         );
         actor.take_up(loaded).await?;
         tokio::spawn(actor.run(inbox));
+        tokio::spawn(wake_for_room(Arc::clone(&shared), messages.clone()));
         Ok(Handle { shared, messages })
+    }
+}
+
+/// Tells the actor when the disk fills up and when it has room again, until the server stops.
+async fn wake_for_room(shared: Arc<Shared>, messages: mpsc::Sender<Message>) {
+    let mut room = shared.disk.subscribe();
+    loop {
+        tokio::select! {
+            changed = room.changed() => if changed.is_err() {
+                return;
+            },
+            () = shared.stopping.cancelled() => return,
+        }
+        if messages.send(Message::RoomChanged).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -222,6 +245,11 @@ impl Handle {
         Ok(Some(snapshot(&existing)))
     }
 
+    /// What its attempts are measured by.
+    pub fn metrics(&self) -> &BackfillMetrics {
+        &self.shared.metrics
+    }
+
     /// One backfill as it stands.
     ///
     /// # Errors
@@ -236,7 +264,7 @@ impl Handle {
         &self,
         after: Option<&str>,
         limit: usize,
-        wanted: impl Fn(&Record, &State) -> Option<T>,
+        mut wanted: impl FnMut(&Record, &State) -> Option<T>,
     ) -> Vec<T> {
         let backfills = self.shared.backfills.read();
         let range = match after {

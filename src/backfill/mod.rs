@@ -18,6 +18,7 @@ mod executor;
 mod history;
 mod inputs;
 mod journal;
+mod meter;
 mod model;
 mod plan;
 mod planner;

@@ -258,6 +258,32 @@ pub enum BackfillState {
 }
 
 impl BackfillState {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Pending,
+        Self::Running,
+        Self::Paused,
+        Self::Cancelling,
+        Self::Succeeded,
+        Self::PartiallySucceeded,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
+    /// It, as metrics have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Cancelling => "cancelling",
+            Self::Succeeded => "succeeded",
+            Self::PartiallySucceeded => "partially_succeeded",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
     /// It, for a sentence.
     pub(super) const fn word(self) -> &'static str {
         match self {
@@ -300,6 +326,34 @@ pub enum PartitionState {
 }
 
 impl PartitionState {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Pending,
+        Self::Blocked,
+        Self::Running,
+        Self::WaitingRetry,
+        Self::Succeeded,
+        Self::Failed,
+        Self::UpstreamFailed,
+        Self::Skipped,
+        Self::Cancelled,
+    ];
+
+    /// It, as metrics have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Blocked => "blocked",
+            Self::Running => "running",
+            Self::WaitingRetry => "waiting_retry",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::UpstreamFailed => "upstream_failed",
+            Self::Skipped => "skipped",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
     /// Whether nothing will happen to it any more.
     pub const fn is_terminal(self) -> bool {
         match self {

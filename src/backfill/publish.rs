@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     catalog::{Output, Transform},
+    disk,
     engine::{self, StagedOutput},
     error::{Classify, ErrorKind},
     lake::Lake,
@@ -76,6 +77,8 @@ pub(super) struct Published {
 pub(super) struct PublishFailure {
     pub(super) message: String,
     pub(super) retryable: bool,
+    /// The disk is full: it is tried again once there is room, however often.
+    pub(super) no_room: bool,
 }
 
 /// What waits, by output.
@@ -156,11 +159,12 @@ impl Publisher {
             .collect()
     }
 
-    /// The next commit on `output`, unless one is under way or nothing waits. [`Publisher::ended`] must be told of its end.
+    /// The next commit on `output` and whose it is, unless one is under way or nothing waits. [`Publisher::ended`] must be
+    /// told of its end.
     pub(super) fn next_commit(
         &mut self,
         output: &Output,
-    ) -> Option<impl Future<Output = PublishDone> + Send + use<>> {
+    ) -> Option<(String, impl Future<Output = PublishDone> + Send + use<>)> {
         let queue = self
             .queues
             .get_mut(output)
@@ -183,7 +187,8 @@ impl Publisher {
             journal: self.journal.clone(),
             output: output.clone(),
         };
-        Some(target.publish(owner, items))
+        let backfill = owner.backfill.clone();
+        Some((backfill, target.publish(owner, items)))
     }
 
     /// A commit ended: the next may start.
@@ -296,14 +301,19 @@ impl Target {
             .collect();
         let output = self.output.clone();
         let backfill = owner.backfill.clone();
-        let publishing = tokio::task::spawn_blocking(move || match &self.output {
-            Output::Table(name) => tables::publish(&self.lake, name, &owner, items),
-            Output::Entities(_) => entities::publish(&self.store, &self.journal, &owner, items),
+        let span = tracing::Span::current();
+        let publishing = tokio::task::spawn_blocking(move || {
+            let _entered = span.enter();
+            match &self.output {
+                Output::Table(name) => tables::publish(&self.lake, name, &owner, items),
+                Output::Entities(_) => entities::publish(&self.store, &self.journal, &owner, items),
+            }
         });
         let partitions = publishing.await.unwrap_or_else(|error| {
             let broken = PublishFailure {
                 message: format!("the commit broke off: {error}"),
                 retryable: false,
+                no_room: false,
             };
             let failed = attempts
                 .into_iter()
@@ -350,6 +360,7 @@ fn failure(error: &Error) -> PublishFailure {
     PublishFailure {
         message: error.to_string(),
         retryable: matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Conflict),
+        no_room: disk::is_out_of_space(error),
     }
 }
 

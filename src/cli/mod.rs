@@ -143,10 +143,9 @@ impl Cli {
     pub fn telemetry(&self) -> Result<Telemetry, Error> {
         if let Command::Serve(args) = &self.command {
             let config = args.config()?;
-            Ok(Telemetry::server(
-                config.log_format,
-                config.log_filter.clone(),
-            ))
+            Ok(Telemetry::server(config.log_format)
+                .with_filter(config.log_filter.clone())
+                .with_otlp(config.otlp()))
         } else {
             Ok(Telemetry::client())
         }

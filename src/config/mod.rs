@@ -18,7 +18,7 @@ pub use tokens::read_tokens;
 
 use crate::{
     server::{ServerConfig, TlsFiles},
-    telemetry::LogFormat,
+    telemetry::{LogFormat, Otlp},
 };
 
 /// Where data is kept unless told otherwise.
@@ -60,6 +60,16 @@ impl Default for Config {
             otlp_sample_ratio: 1.0,
             tls: TlsParts::default(),
         }
+    }
+}
+
+impl Config {
+    /// Where spans are sent, if anywhere.
+    pub fn otlp(&self) -> Option<Otlp> {
+        Some(Otlp {
+            endpoint: self.otlp_endpoint.clone()?,
+            sample_ratio: self.otlp_sample_ratio,
+        })
     }
 }
 

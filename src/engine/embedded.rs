@@ -14,13 +14,15 @@ use datafusion::{
 use futures::StreamExt;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::{
     Computed, Engine, Error, PartitionWork, Result, StagedOutput, check,
     entity_output::EntityColumns,
     nesting::STACK_BYTES,
+    priority,
     reads::{self, PlanReads, Witness},
-    session::{Scope, Sessions},
+    session::{EngineUsage, Scope, Sessions},
     shared_scan::SHARED_SCAN,
 };
 use crate::{
@@ -81,6 +83,11 @@ impl Embedded {
     /// The sessions that the engine computes in.
     pub fn sessions(&self) -> &Sessions {
         &self.sessions
+    }
+
+    /// What running queries use now.
+    pub fn usage(&self) -> EngineUsage {
+        self.sessions.usage()
     }
 
     /// Plans a definition as it will be planned when it runs, on a thread that bears it; see [`check::check`].
@@ -193,7 +200,8 @@ impl Engine for Embedded {
         let Some(handle) = self.threads.handle() else {
             return Err(Error::Stopped);
         };
-        let computing = Box::pin(self.clone().compute(work));
+        // The attempt's span goes with it to the engine's threads.
+        let computing = Box::pin(self.clone().compute(work).in_current_span());
         // Cancelled at its next batch; what it staged is removed before the task ends.
         let task = handle.spawn(async move { cancel.run_until_cancelled_owned(computing).await });
         let outcome = task
@@ -262,6 +270,8 @@ impl EngineThreads {
             .worker_threads(threads.max(1))
             .thread_name("engine")
             .thread_stack_size(STACK_BYTES)
+            // Also of those that block: they decode Parquet.
+            .on_thread_start(priority::lower)
             .enable_all()
             .build()
             .map_err(|error| Error::Broken {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use datafusion::error::DataFusionError;
 
 use crate::{
+    disk::is_out_of_space,
     error::{Classify, ErrorKind, Violation},
     lake, store,
 };
@@ -99,6 +100,11 @@ impl Error {
             ),
             Self::Store(error) => matches!(error.kind(), ErrorKind::Unavailable),
         }
+    }
+
+    /// Whether the disk is full: another try makes sense once there is room, and not before.
+    pub fn no_room(&self) -> bool {
+        is_out_of_space(self)
     }
 
     /// What a person should read: one line, without the query engine's internals.

@@ -95,6 +95,15 @@ impl Scope {
     }
 }
 
+/// What running queries use, all together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineUsage {
+    /// Working memory that is reserved.
+    pub memory_bytes: u64,
+    /// What lies on disk because it did not fit.
+    pub spilled_bytes: u64,
+}
+
 impl Sessions {
     /// Sessions that share `memory_bytes` of working memory and spill into `spill_folder` beyond it.
     ///
@@ -123,6 +132,15 @@ impl Sessions {
             store,
             lake,
         })
+    }
+
+    /// What running queries use now.
+    pub fn usage(&self) -> EngineUsage {
+        let runtime = self.template.runtime_env();
+        EngineUsage {
+            memory_bytes: runtime.memory_pool.reserved() as u64,
+            spilled_bytes: runtime.disk_manager.used_disk_space(),
+        }
     }
 
     /// The state that all sessions start from.

@@ -6,4 +6,6 @@ mod blocking;
 pub mod catalog;
 mod convert;
 pub mod entity_store;
+pub mod opening;
+mod room;
 pub mod status;

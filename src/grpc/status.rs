@@ -51,6 +51,8 @@ pub fn to_status(error: &impl Classify) -> Status {
     }
     if let ErrorKind::Exhausted { retry_after } = kind {
         details.set_retry_info(Some(retry_after));
+    } else if let Some(retry_after) = error.retry_after() {
+        details.set_retry_info(Some(retry_after));
     }
     let text = bounded(public_text(error, kind), MAX_TEXT_BYTES);
     Status::with_error_details(code(kind), text, details)

@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use crate::error::{Classify, ErrorKind};
+use crate::{
+    disk,
+    error::{Classify, ErrorKind},
+};
 
 /// A storage fault.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +56,9 @@ pub enum Error {
         /// The first failure.
         cause: String,
     },
+    /// The disk has no room for what is to be written. Nothing was.
+    #[error("cannot write: the disk is full: {0}")]
+    NoRoom(#[source] std::io::Error),
     /// Any other fault of the engine.
     #[error("storage engine: {0}")]
     Engine(#[from] sled::Error),
@@ -63,6 +69,9 @@ impl Classify for Error {
         match self {
             Self::Locked { .. } => ErrorKind::FailedPrecondition,
             Self::Open { .. } | Self::Poisoned { .. } => ErrorKind::Unavailable,
+            Self::NoRoom(_) => ErrorKind::Exhausted {
+                retry_after: disk::RETRY_AFTER,
+            },
             Self::Damaged { .. } | Self::Corrupt { .. } => ErrorKind::DataLoss,
             Self::TooLarge { .. } | Self::Engine(_) => ErrorKind::Internal,
         }
@@ -73,6 +82,7 @@ impl Classify for Error {
             Self::Locked { .. } => "DATA_FOLDER_LOCKED",
             Self::Open { .. } => "DATA_FOLDER_UNAVAILABLE",
             Self::Poisoned { .. } => "STORAGE_POISONED",
+            Self::NoRoom(_) => "DISK_FULL",
             Self::Damaged { .. } | Self::Corrupt { .. } => "STORAGE_DAMAGED",
             Self::TooLarge { .. } | Self::Engine(_) => "STORAGE_FAULT",
         }

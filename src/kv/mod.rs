@@ -14,6 +14,7 @@ mod error;
 mod fence;
 mod large;
 mod leftovers;
+mod reserve;
 #[cfg(target_os = "linux")]
 pub mod sync;
 
@@ -27,7 +28,7 @@ use std::{
 
 pub use error::Error;
 
-use self::fence::Fence;
+use self::{fence::Fence, reserve::Reserve};
 
 /// Bytes of a stored value, cheap to clone.
 pub type Slice = sled::IVec;
@@ -55,6 +56,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Database {
     db: sled::Db,
     fence: Arc<Fence>,
+    reserve: Arc<Reserve>,
     poison: Arc<OnceLock<String>>,
 }
 
@@ -79,10 +81,12 @@ impl Database {
         leftovers::remove_unfinished_snapshots(folder).map_err(io_error)?;
         let db = open_patiently(folder, cache_bytes)?;
         let fence = Arc::new(Fence::open(&db, folder)?);
+        let reserve = Reserve::open(&folder.join(LOCK_FILE)).map_err(io_error)?;
         sync_folder(folder).map_err(io_error)?;
         Ok(Self {
             db,
             fence,
+            reserve: Arc::new(reserve),
             poison: Arc::default(),
         })
     }
@@ -128,6 +132,15 @@ impl Database {
             let _ = self.poison.set(cause.clone());
             Error::Poisoned { cause }
         })
+    }
+
+    /// Sees to it that a commit's worth of inserts and their flush find room on disk. Before the first of them: one that is
+    /// refused half-way poisons the database.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`]: nothing was written.
+    pub fn reserve(&self) -> Result<()> {
+        self.reserve.ensure().map_err(Error::NoRoom)
     }
 
     /// Bytes on disk.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::{
+    disk,
     error::{Classify, ErrorKind, Violation},
     kv,
     time::ValidTime,
@@ -188,9 +189,21 @@ pub(super) fn io_error(
     }
 }
 
+impl Error {
+    /// Whether the disk is full. What was to be written is not there.
+    fn is_out_of_space(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Write { .. }) && disk::is_out_of_space(self)
+    }
+}
+
 impl Classify for Error {
     fn kind(&self) -> ErrorKind {
         match self {
+            Self::Io { .. } | Self::Write { .. } if self.is_out_of_space() => {
+                ErrorKind::Exhausted {
+                    retry_after: disk::RETRY_AFTER,
+                }
+            }
             Self::TableNotFound { .. } | Self::SnapshotNotFound { .. } => ErrorKind::NotFound,
             Self::BadName { .. } | Self::BadColumn { .. } | Self::Value { .. } => {
                 ErrorKind::InvalidArgument
@@ -210,6 +223,7 @@ impl Classify for Error {
 
     fn reason(&self) -> &'static str {
         match self {
+            Self::Io { .. } | Self::Write { .. } if self.is_out_of_space() => "DISK_FULL",
             Self::TableNotFound { .. } => "TABLE_NOT_FOUND",
             Self::SnapshotNotFound { .. } => "SNAPSHOT_NOT_FOUND",
             Self::BadName { .. } => "NAME_INVALID",

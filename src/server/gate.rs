@@ -1,16 +1,16 @@
-//! What a call passes before a handler sees it, in this order; [`stack`] is the one place that says so.
+//! Who may come in, how much of it, how long: the layer between what is measured and the services.
 //!
-//! 1. **Request id**: the client's `x-request-id`, or a new one; on the span of all that is logged, and in the answer's headers.
-//! 2. **Who**: the token, and whether its role may call the method; see [`auth`].
-//! 3. **How much**: the client's rate and the room of the call's class; see [`protection`](super::protection). A place is held
+//! 1. **Who**: the token, and whether its role may call the method; see [`auth`].
+//! 2. **How much**: the client's rate and the room of the call's class; see [`protection`](super::protection). A place is held
 //!    until the answer's last byte is sent or the client is gone.
-//! 4. **How long**: the client's `grpc-timeout`. When it passes, handler and stream are dropped, which ends their work: senders
+//! 3. **How long**: the client's `grpc-timeout`. When it passes, handler and stream are dropped, which ends their work: senders
 //!    of streams see that nobody receives.
 //!
 //! Nothing waits here: a call goes on at once, or is refused at once.
 
 use std::{
     convert::Infallible,
+    fmt,
     future::Future,
     pin::Pin,
     sync::{
@@ -21,13 +21,12 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Frame, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
-use tracing::Instrument;
 
 use super::{
     listen::Peer,
@@ -38,14 +37,9 @@ use crate::{
     auth::{self, Tokens},
     error::Classify,
     grpc::status::to_status,
-    ids::IdSource,
+    telemetry::{Collect, Sheet},
     time::Clock,
 };
-
-/// The header of request ids.
-pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// A client's request id that is longer is replaced.
-const MAX_REQUEST_ID_BYTES: usize = 128;
 
 type Pinned<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -55,7 +49,6 @@ pub(super) struct Gate {
     pub(super) tokens: Tokens,
     pub(super) admission: Arc<Admission>,
     pub(super) refusals: Arc<Refusals>,
-    pub(super) ids: Arc<dyn IdSource>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -103,72 +96,26 @@ impl Refusals {
     }
 }
 
-/// The whole stack, outermost first.
-pub(super) fn stack(
-    gate: Gate,
-) -> impl Layer<tonic::service::Routes, Service = Named<Admitted<tonic::service::Routes>>> + Clone {
-    let outer = gate.clone();
-    tower::ServiceBuilder::new()
-        .layer(tower::layer::layer_fn(move |inner| Named {
-            gate: outer.clone(),
-            inner,
-        }))
-        .layer(tower::layer::layer_fn(move |inner| Admitted {
-            gate: gate.clone(),
-            inner,
-        }))
-}
-
-/// Gives each call its id.
-#[derive(Clone)]
-pub(super) struct Named<S> {
-    gate: Gate,
-    inner: S,
-}
-
-impl<S> Service<Request<Body>> for Named<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pinned<Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let id = request_id(request.headers(), self.gate.ids.as_ref());
-        let span = tracing::info_span!(
-            "rpc",
-            method = request.uri().path(),
-            request_id = id.to_str().unwrap_or_default()
-        );
-        request.headers_mut().insert(REQUEST_ID, id.clone());
-        let answer = span.in_scope(|| self.inner.call(request));
-        let named = async move {
-            let mut response = answer.await?;
-            response.headers_mut().insert(REQUEST_ID, id);
-            Ok(response)
-        };
-        Box::pin(named.instrument(span))
+impl Collect for Refusals {
+    fn collect(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
+        let counts = self.counts();
+        let values = counts.map(|(reason, count)| (vec![("reason", reason)], count));
+        sheet.counters(
+            "hindcast_refused_calls",
+            "Calls that were refused or cut off before a handler was done, by reason.",
+            values,
+        )
     }
 }
 
-/// The client's id if it is fit to be logged, else a new one.
-fn request_id(headers: &HeaderMap, ids: &dyn IdSource) -> HeaderValue {
-    let is_fit = |id: &&HeaderValue| {
-        let bytes = id.as_bytes();
-        !bytes.is_empty()
-            && bytes.len() <= MAX_REQUEST_ID_BYTES
-            && bytes.iter().all(u8::is_ascii_graphic)
-    };
-    match headers.get(REQUEST_ID).filter(is_fit) {
-        Some(id) => id.clone(),
-        None => HeaderValue::from_str(&ids.unique())
-            .unwrap_or_else(|_| HeaderValue::from_static("unnamed")),
+impl<S> Layer<S> for Gate {
+    type Service = Admitted<S>;
+
+    fn layer(&self, inner: S) -> Admitted<S> {
+        Admitted {
+            gate: self.clone(),
+            inner,
+        }
     }
 }
 
@@ -363,7 +310,6 @@ impl hyper::body::Body for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::SystemIds;
 
     #[test]
     fn deadlines_are_read_as_grpc_writes_them() {
@@ -380,19 +326,6 @@ mod tests {
         );
         for malformed in ["", "5", "m", "123456789n", "-1S", "1x", "+1S"] {
             assert_eq!(read(malformed), None, "{malformed:?}");
-        }
-    }
-
-    #[test]
-    fn a_request_id_that_cannot_be_logged_is_replaced() {
-        let read = |text: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(REQUEST_ID, text.parse().expect("a header"));
-            request_id(&headers, &SystemIds)
-        };
-        assert_eq!(read("a-1"), "a-1");
-        for unfit in ["", "two words", &"x".repeat(129)] {
-            assert_ne!(read(unfit), unfit, "{unfit:?}");
         }
     }
 }

@@ -13,7 +13,6 @@ use super::{
 use crate::{
     auth::{StaticToken, Tokens},
     config,
-    ids::SystemIds,
     time::Clock,
 };
 
@@ -74,7 +73,6 @@ impl Guard {
                 tokens: tokens.clone(),
                 admission: Arc::new(Admission::new(&config.protection, Arc::clone(&clock))),
                 refusals: Arc::<Refusals>::default(),
-                ids: SystemIds::shared(),
                 clock,
             },
             watched: Watched {

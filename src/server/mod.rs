@@ -14,7 +14,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 use tonic::{service::Routes, transport::Server};
 
-pub use gate::{REQUEST_ID, Refusals};
+pub use gate::Refusals;
 pub use guard::{Unguarded, check};
 pub use listen::Peer;
 pub use protection::Protection;
@@ -24,20 +24,22 @@ use crate::{
     auth::StaticToken,
     backfill::{self, Executor, ExecutorConfig, Handle, WatchSettings},
     catalog::{self, Catalog},
+    disk::{self, Disk},
     engine::{self, Embedded, EmbeddedConfig},
     grpc::{
         admin::AdminApi, backfill::BackfillApi, catalog::CatalogApi, entity_store::EntityStore,
+        opening::Opening,
     },
     ids::{IdSource, SystemIds},
     kv::{self, Database},
     lake::{self, Lake},
     pb::{
-        FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
+        self, FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
         backfill_service_server::BackfillServiceServer,
         catalog_service_server::CatalogServiceServer,
-        entity_store_service_server::EntityStoreServiceServer,
     },
     store::{self, Store},
+    telemetry::{Instruments, ServiceHealth},
     time::Clock,
 };
 
@@ -52,14 +54,20 @@ pub const DEFAULT_SERVER_ACTIVE_PARTITIONS: u32 = 16;
 pub const DEFAULT_STORE_CACHE_BYTES: u64 = 256 << 20;
 /// Bytes of working memory of all running queries.
 pub const DEFAULT_ENGINE_MEMORY_BYTES: u64 = 1 << 30;
-
-/// Bytes that must be free on the data folder's disk for writes to be taken.
-pub const DEFAULT_MINIMUM_FREE_BYTES: u64 = 512 << 20;
 /// How often certificates and tokens are looked at.
 pub const DEFAULT_RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How long open requests may take to end once the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The services as their health is asked for. A backup is made on a full disk too.
+const SERVICES: [ServiceHealth; 5] = [
+    ServiceHealth::writing(""),
+    ServiceHealth::writing(pb::entity_store_service_server::SERVICE_NAME),
+    ServiceHealth::writing(pb::catalog_service_server::SERVICE_NAME),
+    ServiceHealth::writing(pb::backfill_service_server::SERVICE_NAME),
+    ServiceHealth::reading(pb::admin_service_server::SERVICE_NAME),
+];
 
 /// How a server is set up.
 #[derive(Debug, Clone)]
@@ -82,10 +90,12 @@ pub struct ServerConfig {
     pub engine_threads: Option<usize>,
     /// How watchers are served.
     pub watch: WatchSettings,
-    /// Where metrics and probes are served; `None`: nowhere.
+    /// Where metrics and probes are answered; `None`: nowhere. Port 0: any free port.
     pub metrics_listen: Option<SocketAddr>,
-    /// Bytes that must be free on the data folder's disk for writes to be taken.
+    /// Free bytes on the disks of the data folder and the warehouse below which writes are refused and backfills wait.
     pub minimum_free_bytes: u64,
+    /// What measures them.
+    pub disk_probe: Arc<dyn disk::Probe>,
     /// The server's certificates; `None`: no TLS.
     pub tls: Option<TlsFiles>,
     /// Who may call, beside those of the tokens file.
@@ -114,7 +124,8 @@ impl ServerConfig {
             engine_threads: None,
             watch: WatchSettings::default(),
             metrics_listen: None,
-            minimum_free_bytes: DEFAULT_MINIMUM_FREE_BYTES,
+            minimum_free_bytes: disk::DEFAULT_MINIMUM_FREE_BYTES,
+            disk_probe: Arc::new(disk::FileSystem),
             tls: None,
             tokens: Vec::new(),
             tokens_file: None,
@@ -185,15 +196,17 @@ pub struct RunningServer {
     reloading: JoinHandle<()>,
     refusals: Arc<Refusals>,
     clock: Arc<dyn Clock>,
+    instruments: Instruments,
 }
 
 /// Opens the data folder, recovers, takes up the backfills that were under way, and serves.
 ///
-/// The port is bound first and the data folder second, so that a wrong start touches nothing; requests are answered once all
-/// of it is ready.
+/// The port is bound first and the data folder second, so that a wrong start touches nothing. While the data folder recovers,
+/// health is answered and all other calls are refused with `RECOVERING`; when this returns, all are answered.
 ///
 /// # Errors
-/// Certificates or tokens that cannot be used, or none where they are needed; a port that is taken; a data folder that another process has open, or that is damaged.
+/// Certificates or tokens that cannot be used, or none where they are needed; a port that is taken; a data folder that another
+/// process has open, or that is damaged.
 pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<RunningServer, Error> {
     let listen_error = |source| Error::Listen {
         address: config.listen,
@@ -204,24 +217,39 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
         .await
         .map_err(listen_error)?;
     let address = listener.local_addr().map_err(listen_error)?;
-    let parts = open(&config, Arc::clone(&clock)).await?;
+    let instruments = start_instruments(&config, &clock).await?;
+    let (reporter, health) = tonic_health::server::health_reporter();
+    instruments.readiness.report(reporter, &SERVICES).await;
+    let opening = Opening::default();
     let (stop, stopped) = oneshot::channel();
-    let routes = routes(&parts, &clock).await?;
     let incoming = guard.accepting.start(listener);
     let protection = &config.protection;
     let refusals = Arc::clone(&guard.gate.refusals);
+    instruments.metrics.add(Arc::clone(&refusals));
+    // What a call passes, outermost first: span, request id and metrics; who, how much and how long; whether the services are
+    // there and the disk has room.
     let serving = tokio::spawn(
         Server::builder()
             .http2_keepalive_interval(Some(protection.keepalive_interval))
             .http2_keepalive_timeout(Some(protection.keepalive_timeout))
             .max_concurrent_streams(protection.max_streams_per_connection)
-            .layer(gate::stack(guard.gate))
-            .add_routes(routes)
+            .layer(instruments.rpc_layer(&clock))
+            .layer(guard.gate)
+            .layer(opening.clone())
+            .add_service(health)
             .serve_with_incoming_shutdown(incoming, async {
                 // Dropped without a word: the server object is gone, and that is a stop too.
                 let _ = stopped.await;
             }),
     );
+    let parts = open(&config, Arc::clone(&clock)).await?;
+    opening.open(routes(&parts, &clock)?, parts.disk.clone());
+    instruments.add_disk(&parts.disk);
+    instruments.add_parts(&parts.database, &parts.store, &parts.engine);
+    instruments.add_backfills(&parts.backfills);
+    instruments
+        .readiness
+        .change(|standing| standing.has_recovered = true);
     let reloading = guard
         .watched
         .watch(config.reload_interval, Arc::clone(&clock));
@@ -236,6 +264,18 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
         reloading: tokio::spawn(reloading),
         refusals,
         clock,
+        instruments,
+    })
+}
+
+async fn start_instruments(
+    config: &ServerConfig,
+    clock: &Arc<dyn Clock>,
+) -> Result<Instruments, Error> {
+    let started = Instruments::start(config.metrics_listen, clock).await;
+    started.map_err(|source| Error::Listen {
+        address: config.metrics_listen.unwrap_or(config.listen),
+        source,
     })
 }
 
@@ -248,6 +288,11 @@ impl RunningServer {
     /// How many calls it refused, and why.
     pub fn refusals(&self) -> &Refusals {
         &self.refusals
+    }
+
+    /// Where metrics and probes are answered.
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.instruments.local_addr()
     }
 
     /// Stops: attempts under way go back to the queue, streams end, open requests are waited for.
@@ -265,9 +310,13 @@ impl RunningServer {
             reloading,
             refusals: _,
             clock,
+            instruments,
         } = self;
         tracing::info!(%address, "stopping");
         reloading.abort();
+        instruments
+            .readiness
+            .change(|standing| standing.is_stopping = true);
         backfills.shutdown().await;
         store.end_streams();
         // The task may have ended by itself.
@@ -285,6 +334,7 @@ impl RunningServer {
         })
         .await
         .map_err(|error| Error::Broken(error.to_string()))??;
+        instruments.stop().await;
         Ok(outcome?)
     }
 }
@@ -296,13 +346,14 @@ struct Parts {
     store: Store,
     lake: Lake,
     engine: Embedded,
+    disk: Disk,
     backfills: Handle,
 }
 
 async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Error> {
     let opening = config.clone();
     let opening_clock = Arc::clone(&clock);
-    let (database, catalog, store, lake) =
+    let (database, catalog, store, lake, disk) =
         tokio::task::spawn_blocking(move || open_storage(&opening, opening_clock))
             .await
             .map_err(|error| Error::Broken(error.to_string()))??;
@@ -322,6 +373,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
         engine: Arc::new(engine.clone()),
         clock,
         ids: SystemIds::shared() as Arc<dyn IdSource>,
+        disk: disk.clone(),
         config: ExecutorConfig {
             default_max_active_partitions: config.max_active_partitions,
             max_active_partitions: config.server_active_partitions,
@@ -335,6 +387,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
         store,
         lake,
         engine,
+        disk,
         backfills,
     })
 }
@@ -342,7 +395,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
 fn open_storage(
     config: &ServerConfig,
     clock: Arc<dyn Clock>,
-) -> Result<(Database, Catalog, Store, Lake), Error> {
+) -> Result<(Database, Catalog, Store, Lake, Disk), Error> {
     let database = Database::open(
         &config.data_dir.join(store::copy::DATABASE_FOLDER),
         config.store_cache_bytes,
@@ -358,11 +411,15 @@ fn open_storage(
         .warehouse_dir
         .clone()
         .unwrap_or_else(|| config.data_dir.join("warehouse"));
-    let lake = Lake::open(&warehouse, &database, clock)?;
-    Ok((database, catalog, store, lake))
+    let lake = Lake::open(&warehouse, &database, Arc::clone(&clock))?;
+    let folders = [("data", config.data_dir.clone()), ("warehouse", warehouse)];
+    let probe = Arc::clone(&config.disk_probe);
+    let disk = Disk::new(probe, clock, config.minimum_free_bytes, folders);
+    store.guard(disk.clone());
+    Ok((database, catalog, store, lake, disk))
 }
 
-async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> {
+fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> {
     let entity_store = EntityStore::new(parts.store.clone()).into_server();
     let catalog = CatalogServiceServer::new(CatalogApi {
         catalog: parts.catalog.clone(),
@@ -377,17 +434,6 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
     let admin = AdminServiceServer::new(AdminApi {
         store: parts.store.clone(),
     });
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health
-        .set_serving::<EntityStoreServiceServer<EntityStore>>()
-        .await;
-    health
-        .set_serving::<CatalogServiceServer<CatalogApi>>()
-        .await;
-    health
-        .set_serving::<BackfillServiceServer<BackfillApi>>()
-        .await;
-    health.set_serving::<AdminServiceServer<AdminApi>>().await;
     let reflection = |error: tonic_reflection::server::Error| Error::Broken(error.to_string());
     let reflection_v1 = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -403,7 +449,6 @@ async fn routes(parts: &Parts, clock: &Arc<dyn Clock>) -> Result<Routes, Error> 
         .add_service(catalog)
         .add_service(backfill)
         .add_service(admin)
-        .add_service(health_service)
         .add_service(reflection_v1)
         .add_service(reflection_v1alpha))
 }

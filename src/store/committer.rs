@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI64, Ordering},
     },
 };
@@ -30,7 +30,11 @@ use super::{
     types,
     workspace::Workspace,
 };
-use crate::time::{Clock, SysTime};
+use crate::{
+    disk::Disk,
+    telemetry::CommitMetrics,
+    time::{Clock, SysTime},
+};
 
 /// Jobs that may wait; more writers than that wait to be let in.
 pub(super) const QUEUE_JOBS: usize = 256;
@@ -91,6 +95,9 @@ pub(super) struct Published {
     pub(super) snapshots: Snapshots,
     /// The last flushed commit: its sequence, 0 before the first, and its system time.
     pub(super) last: watch::Sender<(u64, i64)>,
+    pub(super) metrics: CommitMetrics,
+    /// Where it is written to, if somebody watches that.
+    pub(super) disk: OnceLock<Disk>,
 }
 
 impl Published {
@@ -175,6 +182,8 @@ impl Committer {
             snapshots: Snapshots::new(MAX_SNAPSHOT_BYTES),
             opened_at: watermark,
             last: watch::Sender::new((journal.end.sequence, watermark)),
+            metrics: CommitMetrics::default(),
+            disk: OnceLock::new(),
         });
         Self {
             journal,
@@ -206,10 +215,18 @@ impl Committer {
     }
 
     fn work(&mut self, group: Vec<Job>) {
+        if let Some(disk) = self.published.disk.get() {
+            disk.measure();
+        }
         let pending: Vec<Pending> = group.into_iter().map(|job| self.carry_out(job)).collect();
         if self.dirty && self.poison.is_none() {
+            let start_micros = self.clock.monotonic_micros();
             match self.journal.checkpoint() {
-                Ok(()) => self.publish(),
+                Ok(()) => {
+                    let end_micros = self.clock.monotonic_micros();
+                    self.published.metrics.synced(start_micros, end_micros);
+                    self.publish();
+                }
                 Err(error) => self.poison(&error),
             }
         }
@@ -279,6 +296,21 @@ impl Committer {
                 cause: cause.clone(),
             }),
         }
+    }
+
+    /// Refuses what needs room that is not there, before anything is written. What the server writes for itself may use the
+    /// rest that clients may not.
+    fn check_room(&self, is_own: bool) -> Result<(), Error> {
+        if !is_own && let Some(disk) = self.published.disk.get() {
+            disk.check_last()?;
+        }
+        let reserved = self.journal.database.reserve();
+        if reserved.is_err()
+            && let Some(disk) = self.published.disk.get()
+        {
+            disk.ran_out();
+        }
+        Ok(reserved?)
     }
 
     /// Runs a step that writes; if it fails, poisons.
@@ -355,6 +387,7 @@ impl Committer {
     }
 
     fn save_type(&mut self, entity_type: EntityType) -> Result<Arc<EntityType>, Error> {
+        self.check_room(false)?;
         self.write_step(|this| types::save(&this.journal.types, &entity_type))?;
         let entity_type = Arc::new(entity_type);
         self.types
@@ -392,9 +425,11 @@ impl Committer {
             return Ok(answer);
         }
         self.check_writer(&batch)?;
+        self.check_room(batch.writer.is_some())?;
         let system_time = self.next_system_time();
         let at = self.version_time(&batch, system_time)?;
         let repeats = self.repeats_import_time(&batch);
+        let mutation_count = batch.mutations.len();
         let pages = self.journal.pages.clone();
         let sequence = self.journal.end.sequence + 1;
         let workspace = Workspace::new(&pages, sequence, at);
@@ -423,7 +458,9 @@ impl Committer {
             entries,
         };
         self.write_step(|this| {
-            this.journal.append(&record, workspace)?;
+            let record_bytes = this.journal.append(&record, workspace)?;
+            let metrics = &this.published.metrics;
+            metrics.committed(mutation_count, record.versions_written, record_bytes);
             this.journal.prune(system_time)
         })?;
         let erased = record.erasures().map(|erasure| erasure.entity_type.clone());

@@ -1,6 +1,7 @@
 //! What the store can refuse or fail at.
 
 use crate::{
+    disk,
     error::{Classify, ErrorKind, Violation},
     kv,
     time::SysTime,
@@ -159,6 +160,9 @@ pub enum Error {
     /// Columns cannot be built.
     #[error("cannot build columns: {0}")]
     Columns(#[from] arrow::error::ArrowError),
+    /// The disk is nearly full. Nothing is written.
+    #[error(transparent)]
+    Full(#[from] disk::Full),
     /// A storage fault.
     #[error(transparent)]
     Storage(#[from] kv::Error),
@@ -202,6 +206,7 @@ impl Classify for Error {
             Self::Damaged { .. } => ErrorKind::DataLoss,
             Self::NotDurable { .. } | Self::Closed | Self::Staged(_) => ErrorKind::Unavailable,
             Self::NoSuchColumn { .. } | Self::Thread(_) | Self::Columns(_) => ErrorKind::Internal,
+            Self::Full(error) => error.kind(),
             Self::Storage(error) => error.kind(),
         }
     }
@@ -229,6 +234,7 @@ impl Classify for Error {
             Self::NotDurable { .. } => "STORAGE_POISONED",
             Self::Closed => "STORE_CLOSED",
             Self::Thread(_) => "STORE_NOT_STARTED",
+            Self::Full(error) => error.reason(),
             Self::Storage(error) => error.reason(),
         }
     }
@@ -265,6 +271,7 @@ impl Classify for Error {
             | Self::Staged(_)
             | Self::Thread(_)
             | Self::Columns(_)
+            | Self::Full(_)
             | Self::Storage(_) => None,
         }
     }

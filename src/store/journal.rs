@@ -90,16 +90,17 @@ impl Journal {
         self.log.get(sequence)
     }
 
-    /// Appends a record, then writes the pages and marks that follow from it, and redacts what it erases. Not durable before
-    /// the next flush.
+    /// Appends a record, then writes the pages and marks that follow from it, and redacts what it erases; gives the record's
+    /// size in bytes. Not durable before the next flush.
     pub(super) fn append(
         &mut self,
         record: &Record,
         workspace: Workspace<'_>,
-    ) -> Result<(), Error> {
-        let hash = self.log.append(record)?;
+    ) -> Result<usize, Error> {
+        let (hash, size_bytes) = self.log.append(record)?;
         workspace.write()?;
-        self.follow(record, hash)
+        self.follow(record, hash)?;
+        Ok(size_bytes)
     }
 
     /// Writes what follows from a record besides pages, and moves the end of the log past it. Doing it again changes nothing.

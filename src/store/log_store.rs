@@ -89,12 +89,12 @@ impl LogStore {
         ))
     }
 
-    /// Stores the record of a new commit. Not durable before the next flush.
-    pub(super) fn append(&self, record: &Record) -> Result<Hash, Error> {
+    /// Stores the record of a new commit; gives its hash and its size in bytes. Not durable before the next flush.
+    pub(super) fn append(&self, record: &Record) -> Result<(Hash, usize), Error> {
         let (bytes, hash) = record.encode();
         self.log
             .insert_large(&keys::sequence_key(record.sequence), &bytes)?;
-        Ok(hash)
+        Ok((hash, bytes.len()))
     }
 
     /// Stores the bytes of a record as they were in another store. Not durable before the next flush.
@@ -171,7 +171,7 @@ mod tests {
             let database = Database::open(folder.path(), 1 << 20).expect("opens");
             let store = LogStore::open(&database).expect("opens");
             let mut record = record(count);
-            let hash = store.append(&record).expect("stored");
+            let (hash, _) = store.append(&record).expect("stored");
             for id in ["id0", "id1", "id2"] {
                 if record.redact("t", id) {
                     // As after a crash before the checkpoint, once more.
@@ -192,7 +192,7 @@ mod tests {
         let database = Database::open(folder.path(), 1 << 20).expect("opens");
         let store = LogStore::open(&database).expect("opens");
         let whole = record(30);
-        let hash = store.append(&whole).expect("stored");
+        let (hash, _) = store.append(&whole).expect("stored");
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {

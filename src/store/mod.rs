@@ -107,7 +107,9 @@ use self::{
     pages::Pages,
 };
 use crate::{
+    disk::Disk,
     kv::Database,
+    telemetry::CommitMetrics,
     time::{Clock, SysTime, ValidTime},
 };
 
@@ -213,6 +215,22 @@ impl Store {
         &self.inner.clock
     }
 
+    /// From now on what clients write is refused while `disk` is full. Once only.
+    pub fn guard(&self, disk: Disk) {
+        // A second one is dropped.
+        let _ = self.inner.published.disk.set(disk);
+    }
+
+    /// What its commits and syncs are measured by.
+    pub fn commit_metrics(&self) -> &CommitMetrics {
+        &self.inner.published.metrics
+    }
+
+    /// Memory that the decoded columns take that are kept of all types.
+    pub fn snapshot_cache_bytes(&self) -> usize {
+        self.inner.published.snapshots.size_bytes()
+    }
+
     /// Forgets the decoded columns that are kept of a type. Answers stay as they are; the next ones take longer.
     pub fn forget_snapshots(&self, entity_type: &str) {
         self.inner.published.snapshots.forget(entity_type);
@@ -303,6 +321,11 @@ impl Store {
         types.get(name).cloned().ok_or_else(|| Error::UnknownType {
             name: name.to_owned(),
         })
+    }
+
+    /// How many entity types are declared.
+    pub fn entity_type_count(&self) -> usize {
+        self.inner.published.types.read().len()
     }
 
     /// All entity types, by name.

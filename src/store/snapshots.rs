@@ -119,6 +119,11 @@ impl Snapshots {
         Ok(kept)
     }
 
+    /// Memory that the kept ones take.
+    pub(super) fn size_bytes(&self) -> usize {
+        self.held.lock().size_bytes()
+    }
+
     /// Forgets all that is decoded of a type: what its answers are at bases that have passed has changed.
     pub(super) fn forget(&self, entity_type: &str) {
         let mut held = self.held.lock();
@@ -196,6 +201,14 @@ impl Held {
         slot.snapshot = Some(Arc::clone(&snapshot));
         self.evict(&key, max_bytes);
         Some(snapshot)
+    }
+
+    fn size_bytes(&self) -> usize {
+        let kept = self
+            .slots
+            .values()
+            .filter_map(|slot| slot.snapshot.as_ref());
+        kept.map(|snapshot| snapshot.size_bytes()).sum()
     }
 
     /// Drops the snapshots that have not been used for longest until the rest fits, never the one of `key`.

@@ -49,6 +49,14 @@ impl Actor {
                 Command::Staged { index, attempt }
             }
             Err(engine::Error::Stopped) => Command::Stopped { index, attempt },
+            Err(error) if error.no_room() => {
+                self.shared.disk.ran_out();
+                Command::NoRoom {
+                    index,
+                    attempt,
+                    message: bounded_message(error.message()),
+                }
+            }
             Err(error) => failed(
                 bounded_message(error.message()),
                 error.retryable(),
@@ -75,6 +83,7 @@ impl Actor {
             work.scans = Arc::clone(&scans);
         }
         let task = Task {
+            span: live.span.clone(),
             works,
             limit: live.limit_of(attempts),
             engine: Arc::clone(&self.engine),
@@ -164,6 +173,8 @@ impl Live {
 
 /// Attempts that compute one after the other, each with its own outcome.
 struct Task {
+    /// Of the backfill.
+    span: Span,
     works: Vec<(u32, u32, PartitionWork)>,
     /// Of each.
     limit: Option<Duration>,
@@ -183,8 +194,14 @@ impl Task {
             let engine = self.engine.as_ref();
             let backfill = work.attempt.backfill.clone();
             let started_at = self.finder.store.latest_basis();
-            let (mut outcome, timed_out) =
-                run_within(self.limit, engine, &self.clock, work, cancel.child_token()).await;
+            let span = tracing::info_span!(
+                parent: &self.span,
+                "attempt",
+                partition = %work.partition.label,
+                attempt,
+            );
+            let running = run_within(self.limit, engine, &self.clock, work, cancel.child_token());
+            let (mut outcome, timed_out) = running.instrument(span.clone()).await;
             if let Ok(computed) = &outcome {
                 let read = Inputs {
                     started_at,
@@ -196,6 +213,7 @@ impl Task {
                     outcome = discarded(outcome, &error).await;
                 }
             }
+            span.in_scope(|| log_end(&outcome, timed_out));
             ended.push(EndedAttempt {
                 index,
                 attempt,
@@ -209,6 +227,18 @@ impl Task {
             });
         }
         ended
+    }
+}
+
+/// Within the attempt's span.
+fn log_end(outcome: &engine::Result<Computed>, timed_out: Option<Duration>) {
+    match outcome {
+        Ok(computed) => tracing::debug!(rows_read = computed.rows_read, "computed"),
+        Err(engine::Error::Stopped) if timed_out.is_none() => tracing::debug!("stopped"),
+        Err(error) => {
+            let error = bounded_message(error.message());
+            tracing::warn!(%error, timed_out = timed_out.is_some(), "an attempt failed");
+        }
     }
 }
 

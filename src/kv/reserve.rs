@@ -1,0 +1,121 @@
+//! Room for the engine's file, taken before it is needed.
+//!
+//! sled takes a full disk for the end: after one write that the file system refuses, it refuses everything until it is opened
+//! again. So blocks behind the end of its file are allocated ahead, without changing the file's length: writes that find them
+//! there cannot run out of room. What cannot be reserved is refused before sled hears of it.
+//!
+//! **Limits**: file systems that copy on write (btrfs, ZFS) may need room for blocks that are there; where blocks cannot
+//! be reserved at all, nothing is, and a full disk poisons the database as any other failed flush does.
+//!
+//! **Cost**: one `fstat` a call, and an allocation each [`AHEAD_BYTES`] / 2 of growth.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    path::Path,
+};
+
+use parking_lot::Mutex;
+use rustix::{
+    fs::{FallocateFlags, fallocate},
+    io::Errno,
+};
+
+/// How much is reserved behind the end of the file. Half of it is always there: more than a commit writes.
+const AHEAD_BYTES: u64 = 64 << 20;
+
+/// The engine's file, and how far blocks are reserved.
+#[derive(Debug)]
+pub(super) struct Reserve {
+    file: File,
+    reserved: Mutex<Reserved>,
+}
+
+#[derive(Debug, Default)]
+struct Reserved {
+    /// Length of the file when it was last looked at.
+    length: u64,
+    /// Up to this offset there are blocks.
+    until: u64,
+    /// The file system cannot reserve.
+    is_impossible: bool,
+}
+
+impl Reserve {
+    /// For the engine's file at `path`, which is there. Nothing is reserved yet.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(Self {
+            file,
+            reserved: Mutex::default(),
+        })
+    }
+
+    /// Sees to it that the file can grow.
+    ///
+    /// # Errors
+    /// There is no room for that.
+    pub(super) fn ensure(&self) -> io::Result<()> {
+        let mut reserved = self.reserved.lock();
+        if reserved.is_impossible {
+            return Ok(());
+        }
+        let length = self.file.metadata()?.len();
+        // A file that was cut lost the blocks behind its end.
+        let was_cut = length < reserved.length;
+        reserved.length = length;
+        if !was_cut && length + AHEAD_BYTES / 2 <= reserved.until {
+            return Ok(());
+        }
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, length, AHEAD_BYTES) {
+            Ok(()) => {
+                reserved.until = length + AHEAD_BYTES;
+                Ok(())
+            }
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
+                tracing::warn!(
+                    "the file system cannot reserve room: if the disk runs full, writes fail until a restart"
+                );
+                reserved.is_impossible = true;
+                Ok(())
+            }
+            Err(errno) => {
+                reserved.until = 0;
+                Err(errno.into())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn blocks_are_there_before_the_file_grows_and_after_it_was_cut() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("db");
+        std::fs::write(&path, [1; 100]).expect("written");
+        let reserve = Reserve::open(&path).expect("opens");
+        let blocks = || {
+            let metadata = std::fs::metadata(&path).expect("there");
+            (metadata.len(), metadata.blocks() * 512 >= AHEAD_BYTES / 2)
+        };
+        assert_eq!(blocks(), (100, false));
+        reserve.ensure().expect("room");
+        if reserve.reserved.lock().is_impossible {
+            return;
+        }
+        assert_eq!(blocks(), (100, true));
+        let file = OpenOptions::new().write(true).open(&path).expect("opens");
+        file.set_len(10).expect("cut");
+        assert_eq!(blocks(), (10, false));
+        reserve.ensure().expect("room");
+        assert_eq!(blocks(), (10, true));
+        file.set_len(2 * AHEAD_BYTES).expect("grown");
+        reserve.ensure().expect("room");
+        assert_eq!(reserve.reserved.lock().until, 3 * AHEAD_BYTES);
+    }
+}
