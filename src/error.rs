@@ -38,6 +38,8 @@ pub enum ErrorKind {
     Denied,
     /// The caller or the server's stop ended it.
     Cancelled,
+    /// The caller's deadline passed first.
+    DeadlineExceeded,
     /// Stored bytes are damaged.
     DataLoss,
     /// A bug of ours, or a fault that the caller cannot act on.

@@ -14,6 +14,9 @@ pub trait IdSource: Send + Sync + std::fmt::Debug + 'static {
 
     /// A number in `[0, 1)`.
     fn fraction(&self) -> f64;
+
+    /// Bytes that nobody can guess.
+    fn secret(&self) -> [u8; 32];
 }
 
 /// The machine's randomness.
@@ -33,6 +36,10 @@ impl IdSource for SystemIds {
     }
 
     fn fraction(&self) -> f64 {
+        rand::random()
+    }
+
+    fn secret(&self) -> [u8; 32] {
         rand::random()
     }
 }

@@ -16,17 +16,21 @@
 //! | [`backfill`] | plans, the journalled state machine, the executor, watching | what a partition computes |
 //! | [`limits`] | rate limits of outside systems: quotas, turns, back-off | how calls are made |
 //! | [`grpc`] | wire types to domain and back, one file per service, errors to `Status` | everything else |
+//! | [`auth`] | tokens and roles: who calls, and what they may do | what each method needs |
+//! | [`config`] | a server's settings: file, variables, flags | |
 //! | [`telemetry`] | log lines, metrics, spans, health | what happens |
-//! | [`server`] | all of it put together | |
+//! | [`server`] | all of it put together: who may come in, how much, how long | |
 //! | [`cli`] | the command line: the server's and the clients' | |
 //!
 //! Five habits hold throughout: pure cores in thin async shells; time, chance and ids are parameters; wire types stop at
 //! [`grpc`]; one place turns errors into statuses; every invariant has a name and a test.
 
+pub mod auth;
 pub mod backfill;
 pub mod calls;
 pub mod catalog;
 pub mod cli;
+pub mod config;
 pub mod disk;
 pub mod engine;
 pub mod error;

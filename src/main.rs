@@ -15,6 +15,10 @@ const LINGER: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let telemetry = match cli.telemetry() {
+        Ok(telemetry) => telemetry,
+        Err(error) => return cli::exit_code(Err(error)),
+    };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -25,7 +29,7 @@ fn main() -> ExitCode {
     let telemetry = {
         // Spans are sent over a connection of the runtime's.
         let _entered = runtime.enter();
-        match cli.telemetry().install() {
+        match telemetry.install() {
             Ok(installed) => installed,
             Err(error) => {
                 eprintln!("error: {error}");

@@ -6,7 +6,7 @@ use tonic::{Code, Status};
 use tonic_types::{FieldViolation, StatusExt};
 
 use super::{definitions, times, values};
-use crate::{error::Classify, server, store::copy};
+use crate::{config, error::Classify, server, store::copy};
 
 /// Exit code of a command that failed.
 const FAILURE: u8 = 1;
@@ -24,6 +24,9 @@ pub enum Error {
     /// A setting that cannot be used.
     #[error("{0}")]
     Configuration(String),
+    /// A server's settings.
+    #[error(transparent)]
+    Settings(#[from] config::Faults),
     /// A time, duration or size in an argument.
     #[error(transparent)]
     Time(#[from] times::Error),
@@ -119,7 +122,10 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Time(_) | Self::Value(_) => BAD_USAGE,
-            Self::Configuration(_) | Self::Definitions(_) => BAD_CONFIGURATION,
+            Self::Configuration(_)
+            | Self::Settings(_)
+            | Self::Definitions(_)
+            | Self::Server(server::Error::Unguarded(_)) => BAD_CONFIGURATION,
             Self::Output(cause) if cause.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Load { cause, .. } => cause.exit_code(),
             Self::Line { .. }

@@ -10,6 +10,7 @@ mod backfill;
 mod backup;
 mod base64;
 mod client;
+mod config;
 mod definitions;
 mod entity;
 mod entity_type;
@@ -25,7 +26,8 @@ mod source;
 mod store;
 mod style;
 mod table;
-mod times;
+pub(crate) mod times;
+mod token;
 mod transform;
 mod values;
 mod watch;
@@ -73,6 +75,8 @@ pub struct Cli {
     #[arg(long, global = true, env = "HINDCAST_SERVER", default_value = DEFAULT_SERVER, value_name = "URL",
         help_heading = COMMON)]
     server: String,
+    #[command(flatten)]
+    credentials: client::Credentials,
     /// Who reads the output: people (table) or machines (json)
     #[arg(
         long,
@@ -110,6 +114,10 @@ enum Command {
     Restore(restore::Args),
     #[command(subcommand)]
     Store(store::Command),
+    #[command(subcommand)]
+    Config(config::Command),
+    #[command(subcommand)]
+    Token(token::Command),
 }
 
 /// How a command ended that did not fail.
@@ -129,11 +137,17 @@ impl From<()> for Outcome {
 
 impl Cli {
     /// What this command logs, and how.
-    pub fn telemetry(&self) -> Telemetry {
+    ///
+    /// # Errors
+    /// A server's configuration cannot be used.
+    pub fn telemetry(&self) -> Result<Telemetry, Error> {
         if let Command::Serve(args) = &self.command {
-            Telemetry::server(args.log_format())
+            let config = args.config()?;
+            Ok(Telemetry::server(config.log_format)
+                .with_filter(config.log_filter.clone())
+                .with_otlp(config.otlp()))
         } else {
-            Telemetry::client()
+            Ok(Telemetry::client())
         }
     }
 
@@ -158,7 +172,13 @@ impl Cli {
         if let Command::Store(command) = &self.command {
             return store::run(command, self.output).await;
         }
-        let client = Client::connect(&self.server).await?;
+        if let Command::Config(command) = &self.command {
+            return config::run(command, self.output, clock.as_ref());
+        }
+        if let Command::Token(command) = &self.command {
+            return token::run(command, self.output).map(Outcome::from);
+        }
+        let client = Client::connect(&self.server, &self.credentials).await?;
         Box::pin(run_client(&self.command, &client, self.output, &clock)).await
     }
 }
@@ -186,9 +206,12 @@ async fn run_client(
         Command::Backfill(command) => backfill::run(command, client, format, clock).await,
         Command::Table(command) => table::run(command, client, format).await.map(Outcome::from),
         Command::Backup(args) => backup::run(args, client, format).await.map(Outcome::from),
-        Command::Serve(_) | Command::Quickstart(_) | Command::Restore(_) | Command::Store(_) => {
-            Ok(Outcome::Done)
-        }
+        Command::Serve(_)
+        | Command::Quickstart(_)
+        | Command::Restore(_)
+        | Command::Store(_)
+        | Command::Config(_)
+        | Command::Token(_) => Ok(Outcome::Done),
     }
 }
 
@@ -237,6 +260,13 @@ mod tests {
             "store check --data-dir d --deep",
             "store stats --data-dir d -o json",
             "restore --from f --data-dir d --store-cache 1GiB",
+            "serve --config c.toml --listen 0.0.0.0:1 --insecure --client-rate 100",
+            "serve --tls-cert c --tls-key k --tls-client-ca a --tokens-file t",
+            "config check --config c.toml --store-cache 1GiB",
+            "config show -o json --insecure=false",
+            "config reference",
+            "token new pipeline --role writer",
+            "type list --server https://h:1 --ca a --client-cert c --client-key k --token-file t",
         ] {
             let parsed = Cli::try_parse_from(["hindcast"].into_iter().chain(line.split(' ')));
             assert!(parsed.is_ok(), "{line}: {parsed:?}");
@@ -253,6 +283,11 @@ mod tests {
             "entity put aircraft N1",
             "transform register t --output-table t --grain daily",
             "serve --max-active-partitions 65",
+            "serve --store-cache much",
+            "serve --insecure=perhaps",
+            "type list --client-cert c",
+            "type list --token t --token-file f",
+            "token new pipeline --role king",
         ] {
             assert!(
                 Cli::try_parse_from(["hindcast"].into_iter().chain(line.split(' '))).is_err(),

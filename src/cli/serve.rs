@@ -1,23 +1,24 @@
 //! `hindcast serve`: runs the server until it is told to stop.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, LazyLock, OnceLock},
+};
 
+use clap::{Arg, ArgMatches, FromArgMatches};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
-use super::{error::Error, output, times};
+use super::{error::Error, output};
 use crate::{
-    server::{self, ServerConfig},
-    telemetry::LogFormat,
+    config::{self, Config, KEYS, Key, Loaded, Sources, keys::Shape},
+    server,
     time::Clock,
 };
 
-/// Where data is kept unless told otherwise.
-const DEFAULT_DATA_DIR: &str = "hindcast-data";
-/// Partitions that one backfill may run at once, at most: the wire's limit.
-const MAX_ACTIVE_PARTITIONS: i64 = 64;
 /// Exit code of a server that was told twice to stop, as shells have it for SIGINT.
 const INTERRUPTED: i32 = 130;
+const CONFIG_FLAG: &str = "config";
 
 /// Runs the server until SIGTERM or SIGINT
 ///
@@ -25,76 +26,116 @@ const INTERRUPTED: i32 = 130;
 /// exits at once, which loses nothing that was acknowledged.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "RUST_LOG sets what is logged to standard error, such as info or hindcast=debug.\n\n\
-    Examples:\n  hindcast serve\n  hindcast serve --data-dir /srv/hindcast --listen 0.0.0.0:4780 --log-format json"
+    after_help = "Settings come from defaults, the file, variables and flags; the later one wins. `hindcast config show` says\n\
+    what holds and where it comes from.\n\n\
+    Examples:\n  hindcast serve\n  hindcast serve --config hindcast.toml --log-format json\n  \
+    hindcast serve --listen 0.0.0.0:4780 --tls-cert tls.crt --tls-key tls.key --tokens-file tokens.toml"
 )]
 pub(crate) struct Args {
-    /// The folder that holds everything; made if it is not there
-    #[arg(long, env = "HINDCAST_DATA_DIR", value_name = "DIR", default_value = DEFAULT_DATA_DIR)]
-    data_dir: PathBuf,
-    /// Address and port to listen on; port 0 takes a free one. Without it: 127.0.0.1:4780
-    #[arg(long, env = "HINDCAST_LISTEN", value_name = "ADDRESS")]
-    listen: Option<SocketAddr>,
-    /// The folder for Iceberg tables; without it: one in the data folder
-    #[arg(long, env = "HINDCAST_WAREHOUSE", value_name = "DIR")]
-    warehouse: Option<PathBuf>,
-    /// Partitions that one backfill runs at once unless it says otherwise, 1 to 64. Without it: 4
-    #[arg(long, env = "HINDCAST_MAX_ACTIVE_PARTITIONS", value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..=MAX_ACTIVE_PARTITIONS))]
-    max_active_partitions: Option<u32>,
-    /// Partitions that all backfills together compute at once, at least 1. Without it: 16
-    #[arg(long, env = "HINDCAST_SERVER_ACTIVE_PARTITIONS", value_name = "N",
-        value_parser = clap::value_parser!(u32).range(1..))]
-    server_active_partitions: Option<u32>,
-    /// Memory for the store's cache, such as 512MiB. Without it: 256MiB
-    #[arg(long, env = "HINDCAST_STORE_CACHE", value_name = "SIZE", value_parser = times::parse_size)]
-    store_cache: Option<u64>,
-    /// Memory for all running queries together, such as 2GiB; beyond it they spill to disk.
-    /// Without it: 1GiB
-    #[arg(long, env = "HINDCAST_ENGINE_MEMORY", value_name = "SIZE", value_parser = times::parse_size)]
-    engine_memory: Option<u64>,
-    /// How log lines look: pretty (for people) or json (an object per line)
-    #[arg(
-        long,
-        env = "HINDCAST_LOG_FORMAT",
-        value_enum,
-        default_value_t,
-        hide_possible_values = true,
-        value_name = "FORMAT"
-    )]
-    log_format: LogFormat,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 impl Args {
-    /// How log lines look.
-    pub(crate) fn log_format(&self) -> LogFormat {
-        self.log_format
+    /// All that the server is told.
+    pub(crate) fn config(&self) -> Result<&Config, Error> {
+        Ok(&self.settings.load()?.config)
+    }
+}
+
+/// The flags of a server's configuration: one per key.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    file: Option<PathBuf>,
+    flags: Vec<(&'static Key, String)>,
+    /// Read once: what is logged and what is served come from the same file.
+    loaded: OnceLock<Loaded>,
+}
+
+impl Settings {
+    /// The configuration, with the process' variables.
+    pub(crate) fn load(&self) -> Result<&Loaded, Error> {
+        if let Some(loaded) = self.loaded.get() {
+            return Ok(loaded);
+        }
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let loaded = config::load(&Sources {
+            file: self.file.clone(),
+            environment,
+            flags: self.flags.clone(),
+        })?;
+        Ok(self.loaded.get_or_init(|| loaded))
+    }
+}
+
+impl FromArgMatches for Settings {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |key: &'static Key| {
+            let text = matches.get_one::<String>(key.name)?;
+            Some((key, text.clone()))
+        };
+        Ok(Self {
+            file: matches.get_one::<PathBuf>(CONFIG_FLAG).cloned(),
+            flags: KEYS.iter().filter_map(given).collect(),
+            loaded: OnceLock::new(),
+        })
     }
 
-    fn config(&self) -> Result<ServerConfig, Error> {
-        for folder in [Some(&self.data_dir), self.warehouse.as_ref()]
-            .into_iter()
-            .flatten()
-        {
-            if folder.exists() && !folder.is_dir() {
-                return Err(Error::Configuration(format!(
-                    "{} is no folder",
-                    folder.display()
-                )));
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl clap::Args for Settings {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let file = Arg::new(CONFIG_FLAG)
+            .long(CONFIG_FLAG)
+            .value_name("FILE")
+            .value_parser(clap::value_parser!(PathBuf))
+            .help(format!(
+                "A TOML file of settings [env: {}]",
+                config::CONFIG_VARIABLE
+            ));
+        let flags = KEYS.iter().zip(FLAGS.iter()).map(|(key, flag)| {
+            let arg = Arg::new(key.name)
+                .long(flag.as_str())
+                .value_name(key.shape.placeholder())
+                .help(help(key))
+                .help_heading(key.group.title())
+                .value_parser(|text: &str| {
+                    key.shape
+                        .set(text, &mut Config::default())
+                        .map(|()| text.to_owned())
+                });
+            if matches!(key.shape, Shape::Switch(_)) {
+                arg.num_args(0..=1)
+                    .require_equals(true)
+                    .default_missing_value("true")
+            } else {
+                arg
             }
-        }
-        let mut config = ServerConfig::new(self.data_dir.clone());
-        config.listen = self.listen.unwrap_or(config.listen);
-        config.warehouse_dir = self.warehouse.clone().or(config.warehouse_dir);
-        config.max_active_partitions = self
-            .max_active_partitions
-            .unwrap_or(config.max_active_partitions);
-        config.server_active_partitions = self
-            .server_active_partitions
-            .unwrap_or(config.server_active_partitions);
-        config.store_cache_bytes = self.store_cache.unwrap_or(config.store_cache_bytes);
-        config.engine_memory_bytes = self.engine_memory.unwrap_or(config.engine_memory_bytes);
-        Ok(config)
+        });
+        command.arg(file).args(flags)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+/// The flags' names, without dashes: the parser wants them for as long as the process lives.
+static FLAGS: LazyLock<Vec<String>> =
+    LazyLock::new(|| KEYS.iter().map(|key| key.name.replace('_', "-")).collect());
+
+fn help(key: &Key) -> String {
+    let variable = key.variable();
+    if key.default.is_empty() {
+        format!("{} [env: {variable}]", key.help)
+    } else {
+        format!("{} [env: {variable}] [default: {}]", key.help, key.default)
     }
 }
 
@@ -102,11 +143,17 @@ impl Args {
 pub(crate) async fn run(args: &Args, clock: Arc<dyn Clock>) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let server = server::start(args.config()?, clock).await?;
+    let config = args.config()?.server.clone();
+    let scheme = if config.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let data_dir = config.data_dir.display().to_string();
+    let server = Box::pin(server::start(config, clock)).await?;
     output::line(format!(
-        "hindcast serves http://{}, data in {}",
+        "hindcast serves {scheme}://{}, data in {data_dir}",
         server.local_addr(),
-        args.data_dir.display()
     ))?;
     tokio::select! {
         _ = terminate.recv() => info!(signal = "SIGTERM", "stopping"),

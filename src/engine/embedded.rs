@@ -20,6 +20,7 @@ use super::{
     Computed, Engine, Error, PartitionWork, Result, StagedOutput, calls, check,
     entity_output::EntityColumns,
     nesting::STACK_BYTES,
+    priority,
     reads::{self, PlanReads, Witness},
     session::{EngineUsage, Scope, Sessions},
     shared_scan::SHARED_SCAN,
@@ -275,6 +276,8 @@ impl EngineThreads {
             .worker_threads(threads.max(1))
             .thread_name("engine")
             .thread_stack_size(STACK_BYTES)
+            // Also of those that block: they decode Parquet.
+            .on_thread_start(priority::lower)
             .enable_all()
             .build()
             .map_err(|error| Error::Broken {

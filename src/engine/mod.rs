@@ -24,6 +24,7 @@ mod memory;
 mod nesting;
 mod only_child;
 mod parameters;
+mod priority;
 mod reads;
 mod sequential;
 mod session;

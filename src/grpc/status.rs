@@ -91,7 +91,8 @@ fn public_text(error: &impl Classify, kind: ErrorKind) -> String {
         | ErrorKind::Unavailable
         | ErrorKind::Unauthenticated
         | ErrorKind::Denied
-        | ErrorKind::Cancelled => error.to_string(),
+        | ErrorKind::Cancelled
+        | ErrorKind::DeadlineExceeded => error.to_string(),
     }
 }
 
@@ -120,6 +121,7 @@ fn code(kind: ErrorKind) -> Code {
         ErrorKind::Unauthenticated => Code::Unauthenticated,
         ErrorKind::Denied => Code::PermissionDenied,
         ErrorKind::Cancelled => Code::Cancelled,
+        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
         ErrorKind::DataLoss => Code::DataLoss,
         ErrorKind::Internal => Code::Internal,
     }

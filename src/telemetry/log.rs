@@ -35,6 +35,8 @@ pub enum LogFormat {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Telemetry {
     format: LogFormat,
+    /// As the configuration has it; without it `RUST_LOG` counts.
+    filter: Option<String>,
     default_filter: &'static str,
     otlp: Option<Otlp>,
 }
@@ -74,6 +76,7 @@ impl Telemetry {
     pub fn server(format: LogFormat) -> Self {
         Self {
             format,
+            filter: None,
             default_filter: SERVER_FILTER,
             otlp: None,
         }
@@ -83,9 +86,17 @@ impl Telemetry {
     pub fn client() -> Self {
         Self {
             format: LogFormat::Pretty,
+            filter: None,
             default_filter: CLIENT_FILTER,
             otlp: None,
         }
+    }
+
+    /// Logs what `filter` lets through, which the configuration has checked.
+    #[must_use]
+    pub fn with_filter(mut self, filter: Option<String>) -> Self {
+        self.filter = filter;
+        self
     }
 
     /// Sends spans there too.
@@ -100,9 +111,10 @@ impl Telemetry {
     /// # Errors
     /// `RUST_LOG` is malformed, there is a subscriber already, or the collector's address is none.
     pub fn install(&self) -> Result<Installed, Error> {
-        let filter = match std::env::var_os(EnvFilter::DEFAULT_ENV) {
-            Some(_) => EnvFilter::try_from_default_env()?,
-            None => EnvFilter::new(self.default_filter),
+        let filter = match (&self.filter, std::env::var_os(EnvFilter::DEFAULT_ENV)) {
+            (Some(filter), _) => EnvFilter::new(filter),
+            (None, Some(_)) => EnvFilter::try_from_default_env()?,
+            (None, None) => EnvFilter::new(self.default_filter),
         };
         let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         let lines = match self.format {

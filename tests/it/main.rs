@@ -3,6 +3,7 @@
 // Says to clippy that helpers are test code too.
 #![cfg(test)]
 
+mod auth;
 mod backfill_control;
 mod backfill_crash;
 mod backfill_crash_several;
@@ -28,6 +29,7 @@ mod calls_crash;
 mod calls_quota;
 mod calls_support;
 mod cli;
+mod configuration;
 mod conformance;
 mod disk_full;
 mod entity_output;
@@ -39,10 +41,12 @@ mod entity_output_stale;
 mod epidemic;
 mod flights;
 mod flights_year;
+mod guard_support;
 mod health;
 mod lake;
 mod metrics;
 mod power_cut_journal;
+mod protection;
 mod quickstart;
 mod store_adversarial;
 mod store_backup;
@@ -71,4 +75,5 @@ mod store_support;
 mod store_wire;
 mod store_write;
 mod support;
+mod tls;
 mod tracing_spans;

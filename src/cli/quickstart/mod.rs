@@ -16,7 +16,13 @@ use std::{
 };
 
 use self::story::Story;
-use super::{apply, client::Client, definitions, error::Error, load, output, times};
+use super::{
+    apply,
+    client::{Client, Credentials},
+    definitions,
+    error::Error,
+    load, output, times,
+};
 use crate::{
     pb::{self, Knowledge},
     server::{self, ServerConfig},
@@ -102,7 +108,7 @@ async fn tell(
         "It runs in this process at {url} and keeps everything in {}.",
         story::short_path(&args.data_dir)
     ))?;
-    let client = Client::connect(url).await?;
+    let client = Client::connect(url, &Credentials::default()).await?;
     define(story, &client, examples).await?;
     load_entities(story, &client, examples).await?;
     run_backfills(story, &client, clock).await?;

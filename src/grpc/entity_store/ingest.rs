@@ -13,8 +13,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::{EntityStore, MAX_STREAM_NAME_BYTES};
+use super::{EntityStore, MAX_STREAM_NAME_BYTES, erasure::Caller};
 use crate::{
+    auth,
     error::{Classify, ErrorKind, Violation},
     grpc::{
         convert::{entity, time},
@@ -41,6 +42,8 @@ enum Error {
         "cannot ingest: stream {name:?} is open already; close it, or wait until the server notices that it is gone"
     )]
     Open { name: String },
+    #[error(transparent)]
+    Erasure(#[from] auth::Error),
     #[error("cannot ingest batch {offset}: {cause}")]
     Batch { offset: u64, cause: StoreError },
 }
@@ -50,6 +53,7 @@ impl Classify for Error {
         match self {
             Self::Request(_) => ErrorKind::InvalidArgument,
             Self::Open { .. } => ErrorKind::Conflict,
+            Self::Erasure(cause) => cause.kind(),
             Self::Batch { cause, .. } => cause.kind(),
         }
     }
@@ -58,6 +62,7 @@ impl Classify for Error {
         match self {
             Self::Request(_) => "INVALID_REQUEST",
             Self::Open { .. } => "INGEST_OPEN",
+            Self::Erasure(cause) => cause.reason(),
             Self::Batch { cause, .. } => cause.reason(),
         }
     }
@@ -65,7 +70,7 @@ impl Classify for Error {
     fn violations(&self) -> Vec<Violation> {
         match self {
             Self::Request(violation) => vec![violation.clone()],
-            Self::Open { .. } => Vec::new(),
+            Self::Open { .. } | Self::Erasure(_) => Vec::new(),
             Self::Batch { cause, .. } => {
                 let violations = cause.violations().into_iter();
                 violations
@@ -77,7 +82,7 @@ impl Classify for Error {
 
     fn resource(&self) -> Option<(&'static str, String)> {
         match self {
-            Self::Request(_) => None,
+            Self::Request(_) | Self::Erasure(_) => None,
             Self::Open { name } => Some(("ingest_stream", name.clone())),
             Self::Batch { cause, .. } => cause.resource(),
         }
@@ -129,6 +134,7 @@ impl EntityStore {
     /// Opens a bulk load.
     pub(super) async fn ingest(
         &self,
+        caller: Caller,
         mut incoming: Streaming<pb::IngestRequest>,
     ) -> Result<IngestStream, Status> {
         let first = incoming.message().await?;
@@ -148,6 +154,7 @@ impl EntityStore {
         // The channel is empty: there is room.
         drop(responses.try_send(Ok(stands)));
         let reader = Reader {
+            caller,
             incoming,
             chain: self.store.chain(),
             stream: stream.name.clone(),
@@ -155,7 +162,12 @@ impl EntityStore {
         };
         // Ends by itself: at the stream's end, at a fault, or when the client goes away.
         tokio::spawn(async move {
-            if let Err(status) = carry(reader, &responses).await {
+            let carried = tokio::select! {
+                carried = carry(reader, &responses) => carried,
+                // Gone away, or past its deadline, which a client that says no more may leave to the server.
+                () = responses.closed() => Ok(()),
+            };
+            if let Err(status) = carried {
                 // Nobody to tell if the client has gone away.
                 drop(responses.send(Err(status)).await);
             }
@@ -233,6 +245,7 @@ async fn acknowledge(
 }
 
 struct Reader {
+    caller: Caller,
     incoming: Streaming<pb::IngestRequest>,
     chain: Chain,
     stream: String,
@@ -282,6 +295,7 @@ impl Reader {
                 format!("{size_bytes} bytes in all: at most {MAX_BATCH_BYTES} are possible"),
             )));
         }
+        self.caller.check(&batch.mutations)?;
         let mark = IngestMark {
             stream: self.stream.clone(),
             offset,

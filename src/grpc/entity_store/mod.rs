@@ -1,6 +1,7 @@
 //! `EntityStoreService` over the [`Store`].
 
 mod changes;
+mod erasure;
 mod history;
 mod ingest;
 mod lookup;
@@ -148,7 +149,10 @@ impl service::EntityStoreService for EntityStore {
         &self,
         request: Request<pb::WriteRequest>,
     ) -> Result<Response<pb::WriteResponse>, Status> {
-        self.write(request.into_inner()).await.map(Response::new)
+        let caller = erasure::Caller::of(&request);
+        self.write(caller, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     type IngestStream = ingest::IngestStream;
@@ -157,7 +161,10 @@ impl service::EntityStoreService for EntityStore {
         &self,
         request: Request<Streaming<pb::IngestRequest>>,
     ) -> Result<Response<Self::IngestStream>, Status> {
-        self.ingest(request.into_inner()).await.map(Response::new)
+        let caller = erasure::Caller::of(&request);
+        self.ingest(caller, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn finish_import(

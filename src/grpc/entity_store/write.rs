@@ -3,7 +3,7 @@
 use prost::Message;
 use tonic::Status;
 
-use super::{EntityStore, refuse};
+use super::{EntityStore, erasure::Caller, refuse};
 use crate::{
     error::Violation,
     grpc::{convert::entity, status::to_status},
@@ -15,6 +15,7 @@ impl EntityStore {
     /// Applies a batch.
     pub(super) async fn write(
         &self,
+        caller: Caller,
         request: pb::WriteRequest,
     ) -> Result<pb::WriteResponse, Status> {
         let size_bytes = request.encoded_len();
@@ -24,6 +25,9 @@ impl EntityStore {
                 format!("{size_bytes} bytes in all: at most {MAX_BATCH_BYTES} are possible"),
             )));
         }
+        caller
+            .check(&request.mutations)
+            .map_err(|error| to_status(&error))?;
         let batch = entity::batch(request).map_err(refuse)?;
         let committed = self
             .store

@@ -1,14 +1,27 @@
 //! All of it put together: opens the data folder, recovers, serves, stops.
 
+mod certificate;
+mod gate;
+mod guard;
+mod listen;
+pub mod methods;
+mod protection;
+mod reload;
+mod tls;
+
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
-use tonic::{
-    service::Routes,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{service::Routes, transport::Server};
+
+pub use gate::Refusals;
+pub use guard::{Unguarded, check};
+pub use listen::Peer;
+pub use protection::Protection;
+pub use tls::{Error as TlsError, TlsFiles};
 
 use crate::{
+    auth::StaticToken,
     backfill::{self, Executor, ExecutorConfig, Handle, WatchSettings},
     calls::Calls,
     catalog::{self, Catalog},
@@ -44,8 +57,9 @@ pub const DEFAULT_SERVER_ACTIVE_PARTITIONS: u32 = 16;
 pub const DEFAULT_STORE_CACHE_BYTES: u64 = 256 << 20;
 /// Bytes of working memory of all running queries.
 pub const DEFAULT_ENGINE_MEMORY_BYTES: u64 = 1 << 30;
+/// How often certificates and tokens are looked at.
+pub const DEFAULT_RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long open requests may take to end once the server stops.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -76,6 +90,8 @@ pub struct ServerConfig {
     pub store_cache_bytes: u64,
     /// Bytes of working memory of all running queries; beyond it they spill to disk.
     pub engine_memory_bytes: u64,
+    /// Threads that compute partitions; `None`: one per core.
+    pub engine_threads: Option<usize>,
     /// How watchers are served.
     pub watch: WatchSettings,
     /// Where metrics and probes are answered; `None`: nowhere. Port 0: any free port.
@@ -84,6 +100,18 @@ pub struct ServerConfig {
     pub minimum_free_bytes: u64,
     /// What measures them.
     pub disk_probe: Arc<dyn disk::Probe>,
+    /// The server's certificates; `None`: no TLS.
+    pub tls: Option<TlsFiles>,
+    /// Who may call, beside those of the tokens file.
+    pub tokens: Vec<StaticToken>,
+    /// A file of further tokens, read again when it changes.
+    pub tokens_file: Option<PathBuf>,
+    /// Whether it may serve beyond loopback without TLS, tokens and client certificates.
+    pub insecure: bool,
+    /// How often certificates and the tokens file are looked at.
+    pub reload_interval: Duration,
+    /// What clients may ask for.
+    pub protection: Protection,
 }
 
 impl ServerConfig {
@@ -97,10 +125,17 @@ impl ServerConfig {
             server_active_partitions: DEFAULT_SERVER_ACTIVE_PARTITIONS,
             store_cache_bytes: DEFAULT_STORE_CACHE_BYTES,
             engine_memory_bytes: DEFAULT_ENGINE_MEMORY_BYTES,
+            engine_threads: None,
             watch: WatchSettings::default(),
             metrics_listen: None,
             minimum_free_bytes: disk::DEFAULT_MINIMUM_FREE_BYTES,
             disk_probe: Arc::new(disk::FileSystem),
+            tls: None,
+            tokens: Vec::new(),
+            tokens_file: None,
+            insecure: false,
+            reload_interval: DEFAULT_RELOAD_INTERVAL,
+            protection: Protection::default(),
         }
     }
 }
@@ -116,6 +151,9 @@ pub enum Error {
         /// The operating system's error.
         source: std::io::Error,
     },
+    /// What is to guard it cannot be used, or is missing.
+    #[error(transparent)]
+    Unguarded(#[from] Unguarded),
     /// The data folder cannot be opened.
     #[error(transparent)]
     Storage(#[from] kv::Error),
@@ -163,6 +201,8 @@ pub struct RunningServer {
     database: Database,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
+    reloading: JoinHandle<()>,
+    refusals: Arc<Refusals>,
     clock: Arc<dyn Clock>,
     instruments: Instruments,
 }
@@ -173,12 +213,14 @@ pub struct RunningServer {
 /// health is answered and all other calls are refused with `RECOVERING`; when this returns, all are answered.
 ///
 /// # Errors
-/// A port that is taken; a data folder that another process has open, or that is damaged.
+/// Certificates or tokens that cannot be used, or none where they are needed; a port that is taken; a data folder that another
+/// process has open, or that is damaged.
 pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<RunningServer, Error> {
     let listen_error = |source| Error::Listen {
         address: config.listen,
         source,
     };
+    let guard = guard::Guard::prepare(&config, Arc::clone(&clock))?;
     let listener = TcpListener::bind(config.listen)
         .await
         .map_err(listen_error)?;
@@ -188,12 +230,19 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
     instruments.readiness.report(reporter, &SERVICES).await;
     let opening = Opening::default();
     let (stop, stopped) = oneshot::channel();
-    // The server's own setting of this name does nothing for a listener that is given to it.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = guard.accepting.start(listener);
+    let protection = &config.protection;
+    let refusals = Arc::clone(&guard.gate.refusals);
+    instruments.metrics.add(Arc::clone(&refusals));
+    // What a call passes, outermost first: span, request id and metrics; who, how much and how long; whether the services are
+    // there and the disk has room.
     let serving = tokio::spawn(
         Server::builder()
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_interval(Some(protection.keepalive_interval))
+            .http2_keepalive_timeout(Some(protection.keepalive_timeout))
+            .max_concurrent_streams(protection.max_streams_per_connection)
             .layer(instruments.rpc_layer(&clock))
+            .layer(guard.gate)
             .layer(opening.clone())
             .add_service(health)
             .serve_with_incoming_shutdown(incoming, async {
@@ -209,7 +258,10 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
     instruments
         .readiness
         .change(|standing| standing.has_recovered = true);
-    tracing::info!(%address, data_dir = %config.data_dir.display(), "serving");
+    let reloading = guard
+        .watched
+        .watch(config.reload_interval, Arc::clone(&clock));
+    tracing::info!(%address, data_dir = %config.data_dir.display(), tls = config.tls.is_some(), "serving");
     Ok(RunningServer {
         address,
         backfills: parts.backfills,
@@ -218,6 +270,8 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
         database: parts.database,
         stop,
         serving,
+        reloading: tokio::spawn(reloading),
+        refusals,
         clock,
         instruments,
     })
@@ -240,6 +294,11 @@ impl RunningServer {
         self.address
     }
 
+    /// How many calls it refused, and why.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
     /// Where metrics and probes are answered.
     pub fn metrics_addr(&self) -> Option<SocketAddr> {
         self.instruments.local_addr()
@@ -258,10 +317,13 @@ impl RunningServer {
             database,
             stop,
             serving,
+            reloading,
+            refusals: _,
             clock,
             instruments,
         } = self;
         tracing::info!(%address, "stopping");
+        reloading.abort();
         instruments
             .readiness
             .change(|standing| standing.is_stopping = true);
@@ -309,7 +371,9 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
             .await
             .map_err(|error| Error::Broken(error.to_string()))??;
     let engine_config = EmbeddedConfig {
-        threads: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
+        threads: config.engine_threads.unwrap_or_else(|| {
+            std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+        }),
         memory_bytes: usize::try_from(config.engine_memory_bytes).unwrap_or(usize::MAX),
         spill_folder: config.data_dir.join("spill"),
     };

@@ -1,0 +1,103 @@
+//! Every RPC: who may call it, and what it is to the server while it is open. The one table of both.
+//!
+//! A method that is not in it is refused to all but admins, and a test fails: see `tests/it/auth.rs`.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use crate::auth::{Access, Role};
+
+/// What an open call is to the server. Each class has a limit of its own, so that none starves another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Health and reflection: never limited.
+    Free,
+    /// One answer.
+    Unary,
+    /// Moves much, and works all the time.
+    Bulk,
+    /// Mostly waits.
+    Watch,
+}
+
+/// A method as the server sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Method {
+    /// `/package.Service/Method`.
+    pub path: &'static str,
+    /// Who may call it.
+    pub access: Access,
+    /// What it is while it is open.
+    pub class: Class,
+}
+
+/// The method of a path; `None`: there is none, or somebody forgot it here.
+pub fn find(path: &str) -> Option<&'static Method> {
+    static BY_PATH: LazyLock<HashMap<&'static str, &'static Method>> =
+        LazyLock::new(|| METHODS.iter().map(|method| (method.path, method)).collect());
+    BY_PATH.get(path).copied()
+}
+
+const fn row(path: &'static str, access: Access, class: Class) -> Method {
+    Method {
+        path,
+        access,
+        class,
+    }
+}
+
+const OPEN: Access = Access::Open;
+const READER: Access = Access::From(Role::Reader);
+const WRITER: Access = Access::From(Role::Writer);
+const OPERATOR: Access = Access::From(Role::Operator);
+const ADMIN: Access = Access::From(Role::Admin);
+
+/// Every method. An erasure is a mutation inside Write and Ingest and needs an admin; their handlers see to it.
+#[rustfmt::skip]
+pub const METHODS: &[Method] = &[
+    row("/hindcast.v1.EntityStoreService/CreateEntityType", OPERATOR, Class::Unary),
+    row("/hindcast.v1.EntityStoreService/UpdateEntityType", OPERATOR, Class::Unary),
+    row("/hindcast.v1.EntityStoreService/GetEntityType", READER, Class::Unary),
+    row("/hindcast.v1.EntityStoreService/ListEntityTypeRevisions", READER, Class::Unary),
+    row("/hindcast.v1.EntityStoreService/ListEntityTypes", READER, Class::Unary),
+    row("/hindcast.v1.EntityStoreService/Write", WRITER, Class::Unary),
+    row("/hindcast.v1.EntityStoreService/Ingest", WRITER, Class::Bulk),
+    row("/hindcast.v1.EntityStoreService/FinishImport", WRITER, Class::Unary),
+    row("/hindcast.v1.EntityStoreService/GetEntity", READER, Class::Unary),
+    row("/hindcast.v1.EntityStoreService/BatchGetEntities", READER, Class::Unary),
+    row("/hindcast.v1.EntityStoreService/Lookup", READER, Class::Bulk),
+    row("/hindcast.v1.EntityStoreService/ScanEntities", READER, Class::Bulk),
+    row("/hindcast.v1.EntityStoreService/ListHistory", READER, Class::Unary),
+    row("/hindcast.v1.EntityStoreService/ListChanges", READER, Class::Watch),
+
+    row("/hindcast.v1.CatalogService/CreateSource", OPERATOR, Class::Unary),
+    row("/hindcast.v1.CatalogService/GetSource", READER, Class::Unary),
+    row("/hindcast.v1.CatalogService/ListSources", READER, Class::Unary),
+    row("/hindcast.v1.CatalogService/RegisterTransform", OPERATOR, Class::Unary),
+    row("/hindcast.v1.CatalogService/GetTransform", READER, Class::Unary),
+    row("/hindcast.v1.CatalogService/ListTransforms", READER, Class::Unary),
+    row("/hindcast.v1.CatalogService/GetTable", READER, Class::Unary),
+    row("/hindcast.v1.CatalogService/ListTables", READER, Class::Unary),
+    row("/hindcast.v1.CatalogService/ReadTable", READER, Class::Bulk),
+
+    row("/hindcast.v1.BackfillService/PlanBackfill", READER, Class::Unary),
+    row("/hindcast.v1.BackfillService/CreateBackfill", OPERATOR, Class::Unary),
+    row("/hindcast.v1.BackfillService/GetBackfill", READER, Class::Unary),
+    row("/hindcast.v1.BackfillService/ListBackfills", READER, Class::Unary),
+    row("/hindcast.v1.BackfillService/ListPartitions", READER, Class::Unary),
+    row("/hindcast.v1.BackfillService/CancelBackfill", OPERATOR, Class::Unary),
+    row("/hindcast.v1.BackfillService/PauseBackfill", OPERATOR, Class::Unary),
+    row("/hindcast.v1.BackfillService/ResumeBackfill", OPERATOR, Class::Unary),
+    row("/hindcast.v1.BackfillService/SetBackfillConcurrency", OPERATOR, Class::Unary),
+    row("/hindcast.v1.BackfillService/RetryBackfill", OPERATOR, Class::Unary),
+    row("/hindcast.v1.BackfillService/RestateBackfill", OPERATOR, Class::Unary),
+    row("/hindcast.v1.BackfillService/ListStalePartitions", READER, Class::Unary),
+    row("/hindcast.v1.BackfillService/WatchBackfill", READER, Class::Watch),
+    row("/hindcast.v1.BackfillService/WatchBackfills", READER, Class::Watch),
+
+    row("/hindcast.v1.AdminService/Backup", ADMIN, Class::Bulk),
+
+    row("/grpc.health.v1.Health/Check", OPEN, Class::Free),
+    row("/grpc.health.v1.Health/Watch", OPEN, Class::Free),
+    row("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", READER, Class::Free),
+    row("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", READER, Class::Free),
+];
