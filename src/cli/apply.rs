@@ -9,6 +9,7 @@ use super::{
     definitions::{self, Definitions},
     entity_type,
     error::Error,
+    limit,
     output::{self, Format},
     style::Style,
 };
@@ -54,6 +55,19 @@ const FORM: &str = r#"The file's form (TOML; keys after "optional" may be left o
   retry = { max_attempts = 3, initial_backoff = "1s", max_backoff = "60s" }
   description = "how punctual each carrier was"
 
+  [[rate_limit]]
+  name = "salesforce"
+  # at least one quota:
+  rate = "100/s"                # or 600/min, 5000/h, 1/10s
+  burst = 20
+  concurrent = 8                # calls under way at once
+  per_hour = 5000
+  per_day = 50000
+  # optional:
+  time_zone = "America/New_York"  # when an hour or a date starts
+  live_share_percent = 20       # of each quota, not for backfills
+  description = "the sales team's"
+
 In place of output_table, a transform may write an entity type, which must be
 declared (in the same file, say). Each row is what is known of the entity of its
 key over the partition:
@@ -62,13 +76,14 @@ key over the partition:
 
 Applying a file again changes nothing. A changed transform becomes a new
 revision, and so does an entity type with more attributes or another description;
-its attributes are never removed. A changed source is refused, because what was
-computed from it would no longer be explained.
+its attributes are never removed. A changed rate limit is in force at once. A
+changed source is refused, because what was computed from it would no longer be
+explained.
 
 Example:
   hindcast apply -f examples/flights/hindcast.toml"#;
 
-/// Creates the entity types, sources and transforms that a file defines
+/// Creates the entity types, sources, transforms and rate limits that a file defines
 #[derive(Debug, clap::Args)]
 #[command(after_help = FORM)]
 pub(crate) struct Args {
@@ -80,7 +95,7 @@ pub(crate) struct Args {
 /// What came of one definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Applied {
-    /// `entity_type`, `source` or `transform`.
+    /// `entity_type`, `source`, `transform` or `rate_limit`.
     pub(crate) kind: &'static str,
     /// The definition's name.
     pub(crate) name: String,
@@ -88,7 +103,7 @@ pub(crate) struct Applied {
     pub(crate) created: bool,
     /// Transforms only.
     pub(crate) revision: Option<u32>,
-    /// Entity types only: it was there already, and got what the file has in addition.
+    /// It was there already, and got what the file has; of entity types, in addition.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) updated: bool,
 }
@@ -152,6 +167,18 @@ pub(crate) async fn apply(
             created,
             revision: None,
             updated: false,
+        })?;
+    }
+    // Before the transforms that call what they limit.
+    for limit in definitions.rate_limits {
+        let name = limit.name.clone();
+        let (created, updated) = limit::put(client, limit).await?;
+        tell(Applied {
+            kind: "rate_limit",
+            name,
+            created,
+            revision: None,
+            updated,
         })?;
     }
     for transform in upstream_first(definitions.transforms) {
@@ -262,9 +289,10 @@ mod tests {
             (
                 definitions.entity_types.len(),
                 definitions.sources.len(),
-                definitions.transforms.len()
+                definitions.transforms.len(),
+                definitions.rate_limits.len()
             ),
-            (1, 1, 1)
+            (1, 1, 1, 1)
         );
     }
 

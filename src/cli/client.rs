@@ -18,6 +18,7 @@ use crate::pb::{
     admin_service_client::AdminServiceClient, backfill_service_client::BackfillServiceClient,
     catalog_service_client::CatalogServiceClient,
     entity_store_service_client::EntityStoreServiceClient,
+    rate_limit_service_client::RateLimitServiceClient,
 };
 
 /// How long connecting may take.
@@ -185,6 +186,12 @@ impl Client {
     /// Sources, transforms and tables.
     pub(crate) fn catalog(&self) -> CatalogServiceClient<Authorized> {
         CatalogServiceClient::new(self.authorized()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Rate limits.
+    pub(crate) fn limits(&self) -> RateLimitServiceClient<Channel> {
+        RateLimitServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Care of the server.

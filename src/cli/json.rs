@@ -193,6 +193,20 @@ messages! {
     list_changes_response::State { outcome: EntityOutcome, attributes }
     ListHistoryResponse { versions, next_page_token, basis }
 
+    PermitRate { permits, per }
+    PermitWindow { permits, time_zone }
+    RateLimit {
+        name, description, rate, burst, concurrent, hourly, daily, live_share_percent, create_time, update_time, status,
+    }
+    RateLimitStatus {
+        effective_permits_per_second, effective_concurrent, blocked, in_flight, waiting, granted, throttled_count, hour, day,
+    }
+    CountByClass { live, backfill }
+    WindowUse { used, reset_time }
+    CreateRateLimitResponse { rate_limit, created }
+    ListRateLimitsResponse { rate_limits }
+    AcquirePermitsResponse { waited, lease_id }
+
     HivePartition { column, format, grain: Grain, time_zone }
     Source {
         name, format: SourceFormat, location, event_time_column, available_at_column, hive, csv_delimiter, csv_types,

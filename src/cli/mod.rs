@@ -16,6 +16,7 @@ mod entity;
 mod entity_type;
 mod error;
 mod json;
+mod limit;
 mod load;
 mod output;
 mod progress;
@@ -110,6 +111,8 @@ enum Command {
     Backfill(Box<backfill::Command>),
     #[command(subcommand)]
     Table(table::Command),
+    #[command(subcommand)]
+    Limit(limit::Command),
     Backup(backup::Args),
     Restore(restore::Args),
     #[command(subcommand)]
@@ -205,6 +208,7 @@ async fn run_client(
             .map(Outcome::from),
         Command::Backfill(command) => backfill::run(command, client, format, clock).await,
         Command::Table(command) => table::run(command, client, format).await.map(Outcome::from),
+        Command::Limit(command) => limit::run(command, client, format).await.map(Outcome::from),
         Command::Backup(args) => backup::run(args, client, format).await.map(Outcome::from),
         Command::Serve(_)
         | Command::Quickstart(_)
@@ -256,6 +260,9 @@ mod tests {
             "backfill create t --from 2013-01-01 --to 2013-02-01 --knowledge as-known-then --availability-delay 6h -w",
             "backfill list --state failed --state running",
             "table rows t --from 2013-01-01 --limit 3",
+            "limit create l --rate 100/s --burst 20 --per-day 50000 --time-zone America/New_York --live-share 20",
+            "limit update l --rate 1/10s --remove per-day --remove burst",
+            "limit acquire l --permits 5 --class backfill --client c --max-wait 10s",
             "backup --to f --basis 2026-01-01T00:00:00Z --force",
             "store check --data-dir d --deep",
             "store stats --data-dir d -o json",
@@ -288,6 +295,8 @@ mod tests {
             "type list --client-cert c",
             "type list --token t --token-file f",
             "token new pipeline --role king",
+            "limit create l --rate 100",
+            "limit acquire l --class urgent",
         ] {
             assert!(
                 Cli::try_parse_from(["hindcast"].into_iter().chain(line.split(' '))).is_err(),

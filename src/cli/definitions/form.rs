@@ -16,6 +16,8 @@ pub(super) struct RawFile {
     pub(super) source: Vec<RawSource>,
     #[serde(default)]
     pub(super) transform: Vec<RawTransform>,
+    #[serde(default)]
+    pub(super) rate_limit: Vec<RawRateLimit>,
 }
 
 #[derive(Deserialize)]
@@ -174,4 +176,21 @@ pub(super) struct RawRetry {
     pub(super) initial_backoff: Option<String>,
     pub(super) max_backoff: Option<String>,
     pub(super) attempt_timeout: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRateLimit {
+    pub(super) name: String,
+    pub(super) rate: Option<String>,
+    pub(super) burst: Option<u32>,
+    pub(super) concurrent: Option<u32>,
+    pub(super) per_hour: Option<u64>,
+    pub(super) per_day: Option<u64>,
+    #[serde(default)]
+    pub(super) time_zone: String,
+    #[serde(default)]
+    pub(super) live_share_percent: u32,
+    #[serde(default)]
+    pub(super) description: String,
 }

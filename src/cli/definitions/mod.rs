@@ -1,4 +1,4 @@
-//! Definitions of entity types, sources and transforms in one TOML file: the file's form, and its translation to the wire.
+//! Definitions of entity types, sources, transforms and rate limits in one TOML file: the file's form, and its translation to the wire.
 //!
 //! Everything that needs the server's knowledge is left to the server.
 
@@ -10,10 +10,10 @@ use std::{
 };
 
 use self::form::{
-    RawAttribute, RawCall, RawEntityInput, RawEntityType, RawFile, RawHive, RawRetry, RawSource,
-    RawSourceInput, RawTableInput, RawTransform,
+    RawAttribute, RawCall, RawEntityInput, RawEntityType, RawFile, RawHive, RawRateLimit, RawRetry,
+    RawSource, RawSourceInput, RawTableInput, RawTransform,
 };
-use super::{times, values};
+use super::{limit::quota, times, values};
 use crate::pb::{self, Grain, SourceFormat};
 
 /// What the file says, ready for the wire.
@@ -25,6 +25,7 @@ pub(crate) struct Definitions {
     pub(crate) sources: Vec<pb::Source>,
     /// Their SQL is read in.
     pub(crate) transforms: Vec<pb::Transform>,
+    pub(crate) rate_limits: Vec<pb::RateLimit>,
 }
 
 /// Why a file of definitions was refused.
@@ -114,6 +115,12 @@ fn parse(path: &Path, folder: &Path, text: &str) -> Result<Definitions, Error> {
         definitions
             .transforms
             .push(transform(raw, sql).map_err(within(name))?);
+    }
+    for raw in raw.rate_limit {
+        let refused = within(format!("rate_limit {}", raw.name));
+        definitions
+            .rate_limits
+            .push(rate_limit(raw).map_err(refused)?);
     }
     Ok(definitions)
 }
@@ -220,6 +227,34 @@ fn transform(raw: RawTransform, sql: String) -> Result<pb::Transform, String> {
         retry: raw.retry.map(retry).transpose()?,
         description: raw.description,
         output_columns: raw.output_columns,
+        ..Default::default()
+    })
+}
+
+fn rate_limit(raw: RawRateLimit) -> Result<pb::RateLimit, String> {
+    let RawRateLimit {
+        name,
+        rate,
+        burst,
+        concurrent,
+        per_hour,
+        per_day,
+        time_zone,
+        live_share_percent,
+        description,
+    } = raw;
+    if !time_zone.is_empty() && per_hour.is_none() && per_day.is_none() {
+        return Err("a time_zone needs per_hour or per_day".to_owned());
+    }
+    Ok(pb::RateLimit {
+        name,
+        description,
+        rate: rate.as_deref().map(quota::parse_rate).transpose()?,
+        burst,
+        concurrent,
+        hourly: quota::window(per_hour, &time_zone),
+        daily: quota::window(per_day, &time_zone),
+        live_share_percent,
         ..Default::default()
     })
 }
@@ -333,6 +368,14 @@ output_table = "daily_punctuality"
 grain = "daily"
 time_zone = "America/New_York"
 retry = { max_attempts = 5, initial_backoff = "1s", max_backoff = "60s" }
+[[rate_limit]]
+name = "salesforce"
+rate = "100/s"
+burst = 20
+concurrent = 8
+per_day = 50000
+time_zone = "America/New_York"
+live_share_percent = 20
 "#;
 
     fn parse_text(text: &str) -> Result<Definitions, String> {
@@ -388,6 +431,14 @@ retry = { max_attempts = 5, initial_backoff = "1s", max_backoff = "60s" }
             (call.retries, call.columns[0].r#type.as_str()),
             (Some(2), "float64")
         );
+        let limit = &definitions.rate_limits[0];
+        assert_eq!(limit.rate.map(|rate| rate.permits), Some(100));
+        assert_eq!((limit.burst, limit.concurrent), (Some(20), Some(8)));
+        assert_eq!(limit.daily.as_ref().map(|it| it.permits), Some(50_000));
+        assert_eq!(
+            (limit.hourly.as_ref(), limit.live_share_percent),
+            (None, 20)
+        );
     }
 
     #[test]
@@ -416,6 +467,7 @@ retry = { max_attempts = 5, initial_backoff = "1s", max_backoff = "60s" }
             ("lookback", "look_back", "look_back"),
             ("max_attempts", "attempts", "attempts"),
             ("precision", "digits", "digits"),
+            ("live_share_percent", "share", "share"),
         ] {
             let message = parse_text(&WHOLE.replace(good, bad)).expect_err(bad);
             assert!(
@@ -452,6 +504,16 @@ retry = { max_attempts = 5, initial_backoff = "1s", max_backoff = "60s" }
                 "grain = \"daily\"\ntime",
                 "grain = \"day\"\ntime",
                 "transform daily_punctuality: \"day\" is no grain",
+            ),
+            (
+                "\"100/s\"",
+                "\"100\"",
+                "rate_limit salesforce: \"100\" is no rate",
+            ),
+            (
+                "per_day = 50000\n",
+                "",
+                "rate_limit salesforce: a time_zone needs per_hour or per_day",
             ),
             (
                 "sql = \"SELECT 1\"",
