@@ -206,8 +206,7 @@ impl Disk {
     /// # Errors
     /// [`Full`].
     pub fn check_last(&self) -> Result<(), Full> {
-        let last = self.inner.full.borrow().clone();
-        self.refuse(last)
+        self.refuse(self.full())
     }
 
     fn refuse(&self, full: Option<Full>) -> Result<(), Full> {
@@ -218,6 +217,11 @@ impl Disk {
                 Err(full)
             }
         }
+    }
+
+    /// What was wrong when it was last measured.
+    pub fn full(&self) -> Option<Full> {
+        self.inner.full.borrow().clone()
     }
 
     /// Whether it was full when it was last measured.

@@ -27,8 +27,15 @@ use super::{
     watch_all::{AllWatcher, WatchAllItem},
 };
 use crate::{
-    catalog::Catalog, disk::Disk, engine::Engine, ids::IdSource, kv::Database, lake::Lake,
-    store::Store, telemetry::BackfillMetrics, time::Clock,
+    catalog::Catalog,
+    disk::{self, Disk},
+    engine::Engine,
+    ids::IdSource,
+    kv::Database,
+    lake::Lake,
+    store::Store,
+    telemetry::BackfillMetrics,
+    time::Clock,
 };
 
 pub use super::planner::Planned;
@@ -244,6 +251,11 @@ impl Handle {
         };
         same_request(&existing, spec, parent, &request_id)?;
         Ok(Some(snapshot(&existing)))
+    }
+
+    /// The full disk for which nothing starts now.
+    pub fn no_room(&self) -> Option<disk::Full> {
+        self.shared.disk.full()
     }
 
     /// What its attempts are measured by.

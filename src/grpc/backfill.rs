@@ -31,6 +31,20 @@ pub struct BackfillApi {
     pub backfills: Handle,
 }
 
+impl BackfillApi {
+    /// Says of partitions that could start why they do not.
+    fn tell_of_full_disk(&self, partitions: &mut [pb::Partition]) {
+        let Some(full) = self.backfills.no_room() else {
+            return;
+        };
+        for partition in partitions {
+            if partition.state() == pb::PartitionState::Pending && partition.message.is_empty() {
+                partition.message = format!("waits for room on the disk: {full}");
+            }
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl BackfillService for BackfillApi {
     async fn plan_backfill(
@@ -154,6 +168,7 @@ impl BackfillService for BackfillApi {
                 page.ok_or_else(foreign_token)
             })
             .map_err(|error| to_status(&error))??;
+        self.tell_of_full_disk(&mut page.partitions);
         if include_attempts {
             let indices = page.indices.clone();
             let mut attempts = self

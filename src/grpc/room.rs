@@ -5,12 +5,13 @@ use tonic::Status;
 use super::status::to_status;
 use crate::disk::Disk;
 
-/// The calls that need room. Pausing, cancelling and sealing need next to none, and may be what makes some.
-const NEED_ROOM: [&str; 9] = [
+/// The calls that need room. Pausing and cancelling need next to none, and may be what makes some.
+const NEED_ROOM: [&str; 10] = [
     "/hindcast.v1.EntityStoreService/CreateEntityType",
     "/hindcast.v1.EntityStoreService/UpdateEntityType",
     "/hindcast.v1.EntityStoreService/Write",
     "/hindcast.v1.EntityStoreService/Ingest",
+    "/hindcast.v1.EntityStoreService/FinishImport",
     "/hindcast.v1.CatalogService/CreateSource",
     "/hindcast.v1.CatalogService/RegisterTransform",
     "/hindcast.v1.BackfillService/CreateBackfill",

@@ -29,6 +29,7 @@ use std::{
 pub use error::Error;
 
 use self::{fence::Fence, reserve::Reserve};
+use crate::disk;
 
 /// Bytes of a stored value, cheap to clone.
 pub type Slice = sled::IVec;
@@ -73,6 +74,15 @@ impl Database {
     /// [`Error::Locked`] when another process has it open; [`Error::Damaged`] when its files cannot be read;
     /// [`Error::Open`] otherwise.
     pub fn open(folder: &Path, cache_bytes: u64) -> Result<Self> {
+        match Self::try_open(folder, cache_bytes) {
+            Err(error) if disk::is_out_of_space(&error) && reserve::drop_ballast(folder) => {
+                Self::try_open(folder, cache_bytes)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn try_open(folder: &Path, cache_bytes: u64) -> Result<Self> {
         let io_error = |source| Error::Open {
             folder: folder.to_owned(),
             source,

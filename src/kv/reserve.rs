@@ -4,6 +4,9 @@
 //! again. So blocks behind the end of its file are allocated ahead, without changing the file's length: writes that find them
 //! there cannot run out of room. What cannot be reserved is refused before sled hears of it.
 //!
+//! Opening needs some room too, for files that sled writes anew. So a file of [`BALLAST_BYTES`] lies beside it, which is
+//! removed when opening finds no room.
+//!
 //! **Limits**: file systems that copy on write (btrfs, ZFS) may need room for blocks that are there; where blocks cannot
 //! be reserved at all, nothing is, and a full disk poisons the database as any other failed flush does.
 //!
@@ -12,7 +15,7 @@
 use std::{
     fs::{File, OpenOptions},
     io,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use parking_lot::Mutex;
@@ -24,10 +27,15 @@ use rustix::{
 /// How much is reserved behind the end of the file. Half of it is always there: more than a commit writes.
 const AHEAD_BYTES: u64 = 64 << 20;
 
+/// What is given up to open the database on a full disk.
+const BALLAST_BYTES: u64 = 16 << 20;
+const BALLAST_FILE: &str = "ballast";
+
 /// The engine's file, and how far blocks are reserved.
 #[derive(Debug)]
 pub(super) struct Reserve {
     file: File,
+    ballast: PathBuf,
     reserved: Mutex<Reserved>,
 }
 
@@ -47,6 +55,7 @@ impl Reserve {
         let file = OpenOptions::new().read(true).write(true).open(path)?;
         Ok(Self {
             file,
+            ballast: path.with_file_name(BALLAST_FILE),
             reserved: Mutex::default(),
         })
     }
@@ -70,6 +79,7 @@ impl Reserve {
         match fallocate(&self.file, FallocateFlags::KEEP_SIZE, length, AHEAD_BYTES) {
             Ok(()) => {
                 reserved.until = length + AHEAD_BYTES;
+                self.lay_ballast();
                 Ok(())
             }
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
@@ -85,6 +95,33 @@ impl Reserve {
             }
         }
     }
+    /// Puts the ballast back, if it is gone and there is room for it.
+    fn lay_ballast(&self) {
+        let lay = || -> io::Result<()> {
+            let file = File::create_new(&self.ballast)?;
+            Ok(fallocate(&file, FallocateFlags::empty(), 0, BALLAST_BYTES)?)
+        };
+        match lay() {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                tracing::debug!(%error, "there is no room for ballast");
+                // What is there of it is of no use; next time it is laid anew.
+                let _ = std::fs::remove_file(&self.ballast);
+            }
+        }
+    }
+}
+
+/// Makes room by removing the ballast of a database that does not open for want of it. `false`: there was none.
+pub(super) fn drop_ballast(folder: &Path) -> bool {
+    let removed = std::fs::remove_file(folder.join(BALLAST_FILE)).is_ok();
+    if removed {
+        tracing::warn!(
+            "the disk is full: opening the database takes {BALLAST_BYTES} bytes that were set aside"
+        );
+    }
+    removed
 }
 
 #[cfg(test)]

@@ -223,7 +223,13 @@ async fn backfills_wait_for_room_and_use_up_no_attempt() {
     let waiting = loop {
         let partitions = clients.partitions(&created.name).await;
         if count(&partitions, PartitionState::Running) == 0 {
-            break count(&partitions, PartitionState::Pending);
+            let waiting = partitions.iter();
+            let waiting = waiting.filter(|it| it.state() == PartitionState::Pending);
+            for partition in waiting.clone() {
+                let told = "waits for room on the disk: cannot write: the disk of ";
+                assert!(partition.message.starts_with(told), "{partition:?}");
+            }
+            break waiting.count();
         }
     };
     assert!(waiting > 0, "all was over before the disk was full");
@@ -392,6 +398,15 @@ async fn a_disk_that_really_is_full_loses_nothing_and_needs_no_restart() {
             "{}",
             partition.message
         );
+    }
+
+    // A restart finds its way without a byte of room, and what waited waits on.
+    drop(clients);
+    server.shutdown().await.expect("stops");
+    let (server, mut clients) = serve(config.clone()).await;
+    for id in &acknowledged {
+        let id = format!("{id}-0");
+        read(&mut clients, &id).await.expect("reads go on");
     }
 
     std::fs::remove_file(disk.filler()).expect("removed");
