@@ -1,6 +1,7 @@
 //! What backfills cost, on the real binary: CPU and memory are those of the server's process.
 //!
-//! `cargo bench --bench backfill [-- [--quick] [ROW…]]`; without rows all of them: empty, year, first, many, idle, watchers.
+//! `cargo bench --bench backfill [-- [--quick] [ROW…]]`; without rows all of them: empty, year, first, many, idle, latency,
+//! watchers.
 //! `--quick` takes under a minute. Needs the flights beside the checkout, as `tests/it/flights.rs` does; `year` also a Python
 //! with `benches/peers/requirements.txt`, named by `HINDCAST_BENCH_PYTHON` (else `benches/peers/venv`).
 //! `HINDCAST_BENCH_FIGURES` names a file that each figure is appended to, one JSON object per line.
@@ -15,6 +16,7 @@ mod empty;
 #[path = "../../tests/it/flights.rs"]
 mod flights;
 mod idle;
+mod latency;
 mod many;
 #[expect(dead_code, reason = "the store's benches use more of it")]
 #[path = "../store/report.rs"]
@@ -46,6 +48,8 @@ pub(crate) struct Scale {
     pub(crate) watchers: usize,
     /// Seconds of doing nothing.
     pub(crate) idle_secs: u64,
+    /// Reads of which the slowest are looked for.
+    pub(crate) reads: usize,
 }
 
 impl Scale {
@@ -57,6 +61,7 @@ impl Scale {
                 many: 3_000,
                 watchers: 200,
                 idle_secs: 2,
+                reads: 1_000,
             }
         } else {
             Self {
@@ -65,12 +70,15 @@ impl Scale {
                 many: 10_000,
                 watchers: 1_000,
                 idle_secs: 10,
+                reads: 10_000,
             }
         }
     }
 }
 
-const ROWS: [&str; 6] = ["idle", "empty", "first", "year", "many", "watchers"];
+const ROWS: [&str; 7] = [
+    "idle", "latency", "empty", "first", "year", "many", "watchers",
+];
 
 fn main() -> Result<(), Fault> {
     // cargo adds `--bench`.
@@ -102,6 +110,9 @@ async fn measure(arguments: &[String], clock: Arc<dyn Clock>) -> Result<(), Faul
     let mut report = Report::new()?;
     if wants("idle") {
         idle::idle_server(&scale, &clock, &mut report).await?;
+    }
+    if wants("latency") {
+        latency::beside_a_backfill(&scale, &clock, &mut report).await?;
     }
     if wants("many") {
         many::many_partitions(&scale, &clock, &mut report).await?;
