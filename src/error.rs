@@ -25,11 +25,6 @@ pub enum ErrorKind {
         /// When trying again makes sense.
         retry_after: Duration,
     },
-    /// The caller's deadline came first; nothing was done.
-    DeadlineExceeded {
-        /// How much longer it would have taken.
-        retry_after: Duration,
-    },
     /// A passing fault; retry with backoff.
     Unavailable,
     /// No or unknown credentials.

@@ -6,7 +6,7 @@ use super::status::to_status;
 use crate::disk::Disk;
 
 /// The calls that need room. Pausing and cancelling need next to none, and may be what makes some.
-const NEED_ROOM: [&str; 10] = [
+const NEED_ROOM: [&str; 12] = [
     "/hindcast.v1.EntityStoreService/CreateEntityType",
     "/hindcast.v1.EntityStoreService/UpdateEntityType",
     "/hindcast.v1.EntityStoreService/Write",
@@ -17,6 +17,8 @@ const NEED_ROOM: [&str; 10] = [
     "/hindcast.v1.BackfillService/CreateBackfill",
     "/hindcast.v1.BackfillService/RetryBackfill",
     "/hindcast.v1.BackfillService/RestateBackfill",
+    "/hindcast.v1.RateLimitService/CreateRateLimit",
+    "/hindcast.v1.RateLimitService/UpdateRateLimit",
 ];
 
 /// Refuses the call of this path if it needs room and there is none. **Cost**: next to nothing while there is.

@@ -49,8 +49,7 @@ pub fn to_status(error: &impl Classify) -> Status {
         let description = bounded(error.to_string(), MAX_PART_BYTES);
         details.add_precondition_failure_violation(error.reason(), "", description);
     }
-    if let ErrorKind::Exhausted { retry_after } | ErrorKind::DeadlineExceeded { retry_after } = kind
-    {
+    if let ErrorKind::Exhausted { retry_after } = kind {
         details.set_retry_info(Some(retry_after));
     } else if let Some(retry_after) = error.retry_after() {
         details.set_retry_info(Some(retry_after));
@@ -87,7 +86,6 @@ fn public_text(error: &impl Classify, kind: ErrorKind) -> String {
         | ErrorKind::Conflict
         | ErrorKind::OutOfRange
         | ErrorKind::Exhausted { .. }
-        | ErrorKind::DeadlineExceeded { .. }
         | ErrorKind::Unavailable
         | ErrorKind::Unauthenticated
         | ErrorKind::Denied
@@ -116,7 +114,6 @@ fn code(kind: ErrorKind) -> Code {
         ErrorKind::Conflict => Code::Aborted,
         ErrorKind::OutOfRange => Code::OutOfRange,
         ErrorKind::Exhausted { .. } => Code::ResourceExhausted,
-        ErrorKind::DeadlineExceeded { .. } => Code::DeadlineExceeded,
         ErrorKind::Unavailable => Code::Unavailable,
         ErrorKind::Unauthenticated => Code::Unauthenticated,
         ErrorKind::Denied => Code::PermissionDenied,

@@ -223,9 +223,7 @@ impl Classify for Error {
             | Self::NoPermits
             | Self::ClientTooLong { .. }
             | Self::TooMany { .. } => ErrorKind::InvalidArgument,
-            Self::NotInTime { expected, .. } => ErrorKind::DeadlineExceeded {
-                retry_after: *expected,
-            },
+            Self::NotInTime { .. } => ErrorKind::DeadlineExceeded,
             Self::TooManyWaiters { expected, .. } => ErrorKind::Exhausted {
                 retry_after: *expected,
             },
@@ -233,6 +231,13 @@ impl Classify for Error {
             Self::Encoding { .. } => ErrorKind::Internal,
             Self::Storage { kind, .. } => *kind,
         }
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        if let Self::NotInTime { expected, .. } = self {
+            return Some(*expected);
+        }
+        None
     }
 
     fn reason(&self) -> &'static str {

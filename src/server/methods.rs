@@ -94,6 +94,16 @@ pub const METHODS: &[Method] = &[
     row("/hindcast.v1.BackfillService/WatchBackfill", READER, Class::Watch),
     row("/hindcast.v1.BackfillService/WatchBackfills", READER, Class::Watch),
 
+    row("/hindcast.v1.RateLimitService/CreateRateLimit", OPERATOR, Class::Unary),
+    row("/hindcast.v1.RateLimitService/GetRateLimit", READER, Class::Unary),
+    row("/hindcast.v1.RateLimitService/ListRateLimits", READER, Class::Unary),
+    row("/hindcast.v1.RateLimitService/UpdateRateLimit", OPERATOR, Class::Unary),
+    row("/hindcast.v1.RateLimitService/DeleteRateLimit", OPERATOR, Class::Unary),
+    row("/hindcast.v1.RateLimitService/AcquirePermits", WRITER, Class::Watch),
+    row("/hindcast.v1.RateLimitService/ReleasePermits", WRITER, Class::Unary),
+    row("/hindcast.v1.RateLimitService/StreamPermits", WRITER, Class::Watch),
+    row("/hindcast.v1.RateLimitService/ReportOutcome", WRITER, Class::Unary),
+
     row("/hindcast.v1.AdminService/Backup", ADMIN, Class::Bulk),
 
     row("/grpc.health.v1.Health/Check", OPEN, Class::Free),
