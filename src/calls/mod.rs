@@ -38,7 +38,7 @@ pub use meter::{CallCounts, CallMeter, Wait};
 pub use refusal::{Fault, Refused};
 pub use run::{CallRun, CallWork, Question};
 
-use crate::{ids::IdSource, store::Store, time::Clock};
+use crate::{ids::IdSource, store::Store, telemetry::CallMetrics, time::Clock};
 
 /// What calls are made with. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -48,6 +48,7 @@ pub struct Calls {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
     http: Arc<client::Http>,
+    metrics: CallMetrics,
 }
 
 impl Calls {
@@ -64,12 +65,18 @@ impl Calls {
             clock,
             ids,
             http: Arc::default(),
+            metrics: CallMetrics::default(),
         }
     }
 
     /// The rate limits.
     pub fn gate(&self) -> &Arc<dyn Gate> {
         &self.gate
+    }
+
+    /// What the requests of all attempts came to.
+    pub fn metrics(&self) -> &CallMetrics {
+        &self.metrics
     }
 
     /// Calls on behalf of one attempt.

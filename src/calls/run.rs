@@ -17,7 +17,10 @@ use super::{
     memory::{Answered, Found, Memory},
     meter::CallMeter,
 };
-use crate::time::{SysTime, ValidTime};
+use crate::{
+    telemetry::RequestOutcome,
+    time::{SysTime, ValidTime},
+};
 
 /// Requests that are under way at once, of one attempt.
 const IN_FLIGHT: usize = 64;
@@ -212,12 +215,14 @@ impl CallRun {
             self.work.meter.requested();
             count += 1;
             let now_micros = self.calls.clock.now_micros();
+            let start_micros = self.calls.clock.monotonic_micros();
             let outcome = self
                 .calls
                 .http
                 .ask(definition, &asked, url.clone(), now_micros)
                 .await;
             drop(permit);
+            self.record(&outcome, start_micros);
             match self.judge(definition, &asked, count, outcome)? {
                 Ok(answer) => {
                     self.work.meter.answered();
@@ -233,6 +238,19 @@ impl CallRun {
                 }
             }
         }
+    }
+
+    fn record(&self, outcome: &Result<Answer, Failure>, start_micros: i64) {
+        let became = match outcome {
+            Ok(_) => RequestOutcome::Answered,
+            Err(Failure::Passing {
+                is_throttled: true, ..
+            }) => RequestOutcome::Throttled,
+            Err(Failure::Passing { .. }) => RequestOutcome::Failed,
+            Err(Failure::Final(_)) => RequestOutcome::Refused,
+        };
+        let end_micros = self.calls.clock.monotonic_micros();
+        self.calls.metrics.asked(became, start_micros, end_micros);
     }
 
     async fn permit(

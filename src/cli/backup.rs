@@ -47,7 +47,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FOLDER")]
     to_folder: Option<PathBuf>,
     /// With --to-folder: once the copy is there, removes older ones until this many are left, at least 1
-    #[arg(long, value_name = "N", requires = "to_folder", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", requires = "to_folder", conflicts_with = "to", value_parser = clap::value_parser!(u32).range(1..))]
     keep: Option<u32>,
     /// Copies what was known at this system time. Without it: everything
     #[arg(long, value_name = "TIME")]

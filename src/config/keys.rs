@@ -418,7 +418,7 @@ pub const KEYS: &[Key] = &[
             config.server.protection.max_watch_streams = count as usize;
         }),
         default: "16384",
-        help: "Streams that mostly wait (WatchBackfill, WatchBackfills, ListChanges) that are open at once",
+        help: "Streams that mostly wait (WatchBackfill, WatchBackfills, ListChanges, AcquirePermits, StreamPermits) that are open at once",
     },
     Key {
         name: "max_connections",

@@ -98,6 +98,7 @@ pub(super) struct Gate {
     next_ticket: Ticket,
     next_write: u64,
     granted: ByClass,
+    given_back: ByClass,
     throttled: u64,
 }
 
@@ -117,6 +118,7 @@ impl Gate {
             next_ticket: 0,
             next_write: 1,
             granted: ByClass::default(),
+            given_back: ByClass::default(),
             throttled: 0,
         };
         gate.shape(now);
@@ -348,6 +350,7 @@ impl Gate {
         }
         let granted = self.granted.of(grant.class);
         *granted = granted.saturating_sub(u64::from(permits));
+        *self.given_back.of(grant.class) += u64::from(permits);
         self.done(grant.class, permits);
     }
 
@@ -444,6 +447,7 @@ impl Gate {
                 backfill: self.backfill.len() as u64,
             },
             granted: self.granted,
+            given_back: self.given_back,
             throttled: self.throttled,
             windows: self.counters.iter().map(window).collect(),
         }

@@ -20,7 +20,10 @@ use super::{
     permits::Permits,
     queue::Ticket,
 };
-use crate::time::{Clock, Grain};
+use crate::{
+    telemetry::Histogram,
+    time::{Clock, Grain},
+};
 
 /// Requests that wait for one limit at most.
 pub const MAX_WAITERS: usize = 100_000;
@@ -56,6 +59,8 @@ pub(super) struct Live {
     /// The last write of the hour's and of the day's counts that was put on disk. Held over the write.
     disk: Mutex<[u64; 2]>,
     changed: Notify,
+    /// How long permits were waited for, in microseconds; those that were there at once count as 0.
+    waits: Histogram,
 }
 
 #[derive(Debug)]
@@ -88,6 +93,7 @@ impl Live {
             shared: Arc::clone(shared),
             disk: Mutex::default(),
             changed: Notify::new(),
+            waits: Histogram::durations(),
         })
     }
 
@@ -99,12 +105,10 @@ impl Live {
             Entered::Granted(grant) => grant,
             Entered::Waits(waiting) => self.wait(waiting, request).await?,
         };
-        let waited = self.shared.now().nanos.saturating_sub(start.nanos);
-        Ok(Permits::new(
-            Arc::clone(self),
-            grant,
-            Duration::from_nanos(waited),
-        ))
+        let waited = Duration::from_nanos(self.shared.now().nanos.saturating_sub(start.nanos));
+        self.waits
+            .record(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
+        Ok(Permits::new(Arc::clone(self), grant, waited))
     }
 
     fn enter(self: &Arc<Self>, request: &Acquire, now: Now) -> Result<Entered> {
@@ -337,6 +341,14 @@ impl Live {
     pub(super) fn status(&self) -> LimitStatus {
         let now = self.shared.now();
         self.state.lock().gate.status(now)
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn waits(&self) -> &Histogram {
+        &self.waits
     }
 
     pub(super) fn expected_wait(&self, class: Class, permits: u32) -> Duration {

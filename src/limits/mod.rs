@@ -19,6 +19,7 @@ mod gate;
 mod journal;
 mod leases;
 mod live;
+mod metrics;
 mod model;
 mod permits;
 mod queue;

@@ -370,6 +370,8 @@ pub struct LimitStatus {
     pub waiting: ByClass,
     /// Permits granted since the server started, without those given back.
     pub granted: ByClass,
+    /// Permits that were granted since then, and given back.
+    pub given_back: ByClass,
     /// Throttled answers reported since the server started.
     pub throttled: u64,
     /// The hour's and the day's quota, those that are set.

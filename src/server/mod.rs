@@ -42,7 +42,7 @@ use crate::{
         rate_limit_service_server::RateLimitServiceServer,
     },
     store::{self, Store},
-    telemetry::{Instruments, ServiceHealth},
+    telemetry::{CallMetrics, Instruments, ServiceHealth},
     time::Clock,
 };
 
@@ -254,6 +254,7 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
     opening.open(routes(&parts, &clock)?, parts.disk.clone());
     instruments.add_disk(&parts.disk);
     instruments.add_parts(&parts.database, &parts.store, &parts.engine);
+    instruments.add_outside(&parts.limits, &parts.call_metrics);
     instruments.add_backfills(&parts.backfills);
     instruments
         .readiness
@@ -358,6 +359,7 @@ struct Parts {
     store: Store,
     lake: Lake,
     limits: Limits,
+    call_metrics: CallMetrics,
     engine: Embedded,
     disk: Disk,
     backfills: Handle,
@@ -384,6 +386,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
         Arc::clone(&clock),
         Arc::clone(&ids),
     );
+    let call_metrics = calls.metrics().clone();
     let engine = Embedded::start(store.clone(), lake.clone(), calls, &engine_config)?;
     let executor = Executor {
         database: database.clone(),
@@ -407,6 +410,7 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
         store,
         lake,
         limits,
+        call_metrics,
         engine,
         disk,
         backfills,

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use tokio::{net::TcpListener, task::JoinSet};
 
 use super::{
+    calls::CallMetrics,
     collect::{EngineCollector, StoreCollector},
     health::Readiness,
     http::MetricsEndpoint,
@@ -14,7 +15,7 @@ use super::{
     rpc::{RpcLayer, RpcMetrics},
 };
 use crate::{
-    backfill::Handle, disk::Disk, engine::Embedded, ids::SystemIds, kv::Database,
+    backfill::Handle, disk::Disk, engine::Embedded, ids::SystemIds, kv::Database, limits::Limits,
     pb::FILE_DESCRIPTOR_SET, store::Store, time::Clock,
 };
 
@@ -74,6 +75,12 @@ impl Instruments {
             database: database.clone(),
         });
         self.metrics.add(EngineCollector(engine.clone()));
+    }
+
+    /// Adds what goes to outside systems.
+    pub fn add_outside(&self, limits: &Limits, calls: &CallMetrics) {
+        self.metrics.add(limits.clone());
+        self.metrics.add(calls.clone());
     }
 
     /// Adds the executor.

@@ -8,7 +8,10 @@ use std::{
 use hindcast::pb;
 use tonic::Code;
 
-use crate::backfill_support::{Rig, at, days, january, over_events};
+use crate::{
+    backfill_support::{Rig, at, days, january, over_events},
+    calls_support::{self, ASK, Reply, Upstream, asking, length, per_second, value_call},
+};
 
 /// One line of a page that carries a value.
 #[derive(Debug, PartialEq)]
@@ -282,5 +285,42 @@ async fn a_call_that_its_client_gives_up_counts_as_cancelled() {
     }
     let page = Page::scrape(&rig).await;
     assert_eq!(page.sum("hindcast_rpcs_in_flight", &in_flight), 0.0);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permits_and_external_requests_are_counted() {
+    let upstream = Upstream::start(|path, seen| match seen.len() {
+        0 => Reply::of(429, "slow down"),
+        1 => Reply::of(503, "in a moment"),
+        _ => length(path),
+    })
+    .await;
+    let mut rig = calls_support::rig(per_second("usual", 1_000, 100), 2, 3).await;
+    let transform = asking("asked", ASK, value_call(&upstream));
+    rig.clients.register(transform).await.expect("registered");
+    let range = days("asked", "2013-01-01", "2013-01-03");
+    rig.clients.run_well(range).await;
+
+    let page = Page::scrape(&rig).await;
+    let requests = |outcome| page.sum("hindcast_external_requests_total", &[("outcome", outcome)]);
+    let outcomes = ["answered", "throttled", "failed", "refused"].map(requests);
+    assert_eq!(outcomes, [6.0, 1.0, 1.0, 0.0]);
+    let durations = "hindcast_external_request_duration_seconds_count";
+    assert_eq!(page.sum(durations, &[]), 8.0);
+    let of_limit = |name| page.sum(name, &[("limit", "usual")]);
+    let permits = "hindcast_rate_limit_permits_total";
+    let backfills = [("limit", "usual"), ("class", "backfill")];
+    assert_eq!(
+        (of_limit(permits), page.sum(permits, &backfills)),
+        (8.0, 8.0)
+    );
+    assert_eq!(of_limit("hindcast_rate_limit_throttled_total"), 1.0);
+    assert_eq!(of_limit("hindcast_rate_limit_wait_seconds_count"), 8.0);
+    assert_eq!(of_limit("hindcast_rate_limit_waiting"), 0.0);
+    assert_eq!(of_limit("hindcast_rate_limit_in_flight"), 0.0);
+    assert_eq!(of_limit("hindcast_rate_limit_permits_per_second"), 1_000.0);
+    let effective = of_limit("hindcast_rate_limit_effective_permits_per_second");
+    assert!(effective > 0.0 && effective <= 1_000.0, "{effective}");
     rig.stop().await;
 }

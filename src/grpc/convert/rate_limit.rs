@@ -208,6 +208,7 @@ pub(in crate::grpc) fn status_to_wire(status: &LimitStatus) -> pb::RateLimitStat
         in_flight,
         waiting,
         granted,
+        given_back: _,
         throttled,
         windows,
     } = status;
