@@ -55,6 +55,12 @@ quickstart *args:
 adversarial count="1000000":
     HINDCAST_ADVERSARIAL={{ count }} cargo test --release --locked --test it store_adversarial -- --nocapture --test-threads 2
 
+# The manifests of k8s/: rendered, validated, and the server started as they say (Linux, root, kubectl; its Python needs
+# tests/k8s/requirements.txt).
+k8s python="python3":
+    cargo build --release --locked
+    {{ python }} tests/k8s/check.py --binary target/release/hindcast
+
 # Fuzz the reading of stored pages and keys (needs cargo-fuzz; its sanitizers would need nightly).
 fuzz target="page" seconds="3600":
     RUSTC_BOOTSTRAP=1 cargo fuzz run -s none {{ target }} -- -max_total_time={{ seconds }} -max_len=4096

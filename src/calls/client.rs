@@ -13,6 +13,7 @@ use super::{
     Error,
     address::{CheckedResolver, RefusedAddress, is_refused},
     definition::Definition,
+    secret::Secrets,
     template::host_address,
 };
 use crate::store::Value;
@@ -42,12 +43,22 @@ pub(super) enum Failure {
 }
 
 /// The HTTP client of all calls: made when it is first needed. No proxy, no redirects, no refused addresses.
-#[derive(Debug, Default)]
-pub(super) struct Http(OnceLock<Result<Client, String>>);
+#[derive(Debug)]
+pub(super) struct Http {
+    client: OnceLock<Result<Client, String>>,
+    secrets: Secrets,
+}
 
 impl Http {
+    pub(super) fn new(secrets: Secrets) -> Self {
+        Self {
+            client: OnceLock::new(),
+            secrets,
+        }
+    }
+
     fn client(&self) -> Result<&Client, Error> {
-        let made = self.0.get_or_init(|| {
+        let made = self.client.get_or_init(|| {
             Client::builder()
                 .redirect(Policy::none())
                 .no_proxy()
@@ -76,7 +87,9 @@ impl Http {
         {
             return Err(Failure::Final(refused(definition, address.to_string())));
         }
-        let headers = headers(definition).await.map_err(Failure::Final)?;
+        let headers = headers(definition, &self.secrets)
+            .await
+            .map_err(Failure::Final)?;
         let request = self
             .client()
             .map_err(Failure::Final)?
@@ -108,7 +121,7 @@ impl Http {
     }
 }
 
-async fn headers(definition: &Definition) -> Result<HeaderMap, Error> {
+async fn headers(definition: &Definition, secrets: &Secrets) -> Result<HeaderMap, Error> {
     let mut headers = HeaderMap::new();
     for (name, text) in &definition.headers {
         let secret = |problem: String| Error::Secret {
@@ -116,7 +129,7 @@ async fn headers(definition: &Definition) -> Result<HeaderMap, Error> {
             header: name.to_string(),
             problem,
         };
-        let value = text.resolve().await.map_err(secret)?;
+        let value = text.resolve(secrets).await.map_err(secret)?;
         // The parser's error says nothing of the value, and neither may this one.
         let mut value = HeaderValue::from_str(&value)
             .map_err(|_| secret("its value cannot be sent in a header".to_owned()))?;

@@ -37,6 +37,7 @@ pub use memory::{DeclareError, declare};
 pub use meter::{CallCounts, CallMeter, Wait};
 pub use refusal::{Fault, Refused};
 pub use run::{CallRun, CallWork, Question};
+pub use secret::Secrets;
 
 use crate::{ids::IdSource, store::Store, telemetry::CallMetrics, time::Clock};
 
@@ -58,13 +59,14 @@ impl Calls {
         gate: Arc<dyn Gate>,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
+        secrets: Secrets,
     ) -> Self {
         Self {
             store,
             gate,
             clock,
             ids,
-            http: Arc::default(),
+            http: Arc::new(client::Http::new(secrets)),
             metrics: CallMetrics::default(),
         }
     }

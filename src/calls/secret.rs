@@ -1,9 +1,14 @@
 //! Header values with secrets in them: what a definition holds are their names.
+//!
+//! Whoever may register transforms may send the server's secrets to a host of their choice. So only what was put there for
+//! calls can be named: variables that start with [`ENV_PREFIX`], and files of one folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::refusal::{Fault, Refused};
 
+/// How variables start that calls may name.
+const ENV_PREFIX: &str = "HINDCAST_SECRET_";
 /// Longest file that is taken as a secret.
 const MAX_SECRET_BYTES: u64 = 64 * 1024;
 /// Longest value in a definition.
@@ -28,8 +33,17 @@ pub(super) struct SecretText {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Text(String),
+    /// All of the variable's name.
     Env(String),
-    File(PathBuf),
+    /// A file's name in the folder of secrets.
+    File(String),
+}
+
+/// Where secrets are looked up.
+#[derive(Debug, Clone, Default)]
+pub struct Secrets {
+    /// The folder of those that are files; `None`: there are none.
+    pub folder: Option<PathBuf>,
 }
 
 impl SecretText {
@@ -65,7 +79,7 @@ impl SecretText {
                 Fault::Secret,
                 field,
                 format!(
-                    "{name:?} is a secret, and definitions are stored and shown: name it as ${{env:NAME}} or ${{file:/path}}"
+                    "{name:?} is a secret, and definitions are stored and shown: name it as ${{env:{ENV_PREFIX}NAME}} or ${{file:NAME}}"
                 ),
             ));
         }
@@ -76,13 +90,13 @@ impl SecretText {
     ///
     /// # Errors
     /// What is missing, without any of what is there.
-    pub(super) async fn resolve(&self) -> Result<String, String> {
+    pub(super) async fn resolve(&self, secrets: &Secrets) -> Result<String, String> {
         let mut value = String::new();
         for part in &self.parts {
             match part {
                 Part::Text(text) => value.push_str(text),
                 Part::Env(name) => value.push_str(&from_environment(name)?),
-                Part::File(path) => value.push_str(&from_file(path).await?),
+                Part::File(name) => value.push_str(&secrets.read(name).await?),
             }
         }
         Ok(value)
@@ -94,7 +108,7 @@ fn push_text(parts: &mut Vec<Part>, field: &str, text: &str) -> Result<(), Refus
         return Err(Refused::new(
             Fault::Placeholder,
             field,
-            "placeholders stand in the URL only; a header may hold ${env:NAME} and ${file:/path}",
+            "placeholders stand in the URL only; a header may hold ${env:HINDCAST_SECRET_NAME} and ${file:NAME}",
         ));
     }
     if !text.is_empty() {
@@ -113,12 +127,24 @@ fn reference(field: &str, text: &str) -> Result<Part, Refused> {
                     "{name:?} is not the name of an environment variable"
                 ));
             }
+            if !name.starts_with(ENV_PREFIX) {
+                return refused(format!(
+                    "only variables that start with {ENV_PREFIX} can be named, such as ${{env:{ENV_PREFIX}{name}}}"
+                ));
+            }
             Ok(Part::Env(name.to_owned()))
         }
-        Some(("file", path)) if path.starts_with('/') => Ok(Part::File(path.into())),
-        Some(("file", path)) => refused(format!("{path:?} is not an absolute path")),
+        Some(("file", name)) => {
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            if name.starts_with('.') || name.is_empty() || !name.bytes().all(fits) {
+                return refused(format!(
+                    "{name:?} is not the name of a file in the server's secrets_dir: letters, digits, '-', '_' and '.'"
+                ));
+            }
+            Ok(Part::File(name.to_owned()))
+        }
         _ => refused(format!(
-            "${{{text}}} names no secret: ${{env:NAME}} and ${{file:/path}} do"
+            "${{{text}}} names no secret: ${{env:{ENV_PREFIX}NAME}} and ${{file:NAME}} do"
         )),
     }
 }
@@ -136,7 +162,18 @@ fn from_environment(name: &str) -> Result<String, String> {
     }
 }
 
-async fn from_file(path: &PathBuf) -> Result<String, String> {
+impl Secrets {
+    async fn read(&self, name: &str) -> Result<String, String> {
+        let Some(folder) = &self.folder else {
+            return Err(format!(
+                "the server has no secrets_dir, in which the file {name:?} would be"
+            ));
+        };
+        read_file(&folder.join(name)).await
+    }
+}
+
+async fn read_file(path: &Path) -> Result<String, String> {
     let unreadable = |error: std::io::Error| format!("cannot read secret file {path:?}: {error}");
     let found = tokio::fs::metadata(path).await.map_err(unreadable)?;
     if found.len() > MAX_SECRET_BYTES {
@@ -167,21 +204,24 @@ mod tests {
     #[tokio::test]
     async fn secrets_are_looked_up_when_they_are_needed() {
         let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("token");
-        let value = format!("Bearer ${{file:{}}} of ${{env:PATH}}", path.display());
-        let text = parse("Authorization", &value).expect("a value");
-        let missing = text.resolve().await.expect_err("no file yet");
+        let secrets = Secrets {
+            folder: Some(folder.path().to_owned()),
+        };
+        let text = parse("Authorization", "Bearer ${file:token}!").expect("a value");
+        let missing = text.resolve(&secrets).await.expect_err("no file yet");
         assert!(missing.contains("cannot read secret file"), "{missing}");
-        std::fs::write(&path, "s3cret\n").expect("written");
-        let resolved = text.resolve().await.expect("there");
-        assert!(resolved.starts_with("Bearer s3cret of /"), "{resolved}");
-        std::fs::write(&path, "other").expect("written");
-        let resolved = text.resolve().await.expect("there");
-        assert!(resolved.starts_with("Bearer other of /"), "{resolved}");
-        let unset = parse("X", "${env:HINDCAST_NO_SUCH_VARIABLE}").expect("a value");
-        let missing = unset.resolve().await.expect_err("not set");
+        for secret in ["s3cret\n", "other"] {
+            std::fs::write(folder.path().join("token"), secret).expect("written");
+            let resolved = text.resolve(&secrets).await.expect("there");
+            assert_eq!(resolved, format!("Bearer {}!", secret.trim_end()));
+        }
+        let nowhere = text.resolve(&Secrets::default()).await;
+        let missing = nowhere.expect_err("no folder");
+        assert!(missing.contains("no secrets_dir"), "{missing}");
+        let unset = parse("X", "${env:HINDCAST_SECRET_THAT_IS_NOT}").expect("a value");
+        let missing = unset.resolve(&secrets).await.expect_err("not set");
         assert!(
-            missing.contains("HINDCAST_NO_SUCH_VARIABLE is not set"),
+            missing.contains("HINDCAST_SECRET_THAT_IS_NOT is not set"),
             "{missing}"
         );
     }
@@ -192,8 +232,12 @@ mod tests {
             ("Authorization", "Bearer abc", Fault::Secret),
             ("x-API-key", "abc", Fault::Secret),
             ("X", "${env:}", Fault::Secret),
-            ("X", "${env:A B}", Fault::Secret),
-            ("X", "${file:relative}", Fault::Secret),
+            ("X", "${env:HINDCAST_SECRET_A B}", Fault::Secret),
+            ("X", "${env:AWS_SECRET_ACCESS_KEY}", Fault::Secret),
+            ("X", "${file:/etc/passwd}", Fault::Secret),
+            ("X", "${file:../tokens.toml}", Fault::Secret),
+            ("X", "${file:..}", Fault::Secret),
+            ("X", "${file:}", Fault::Secret),
             ("X", "${vault:x}", Fault::Secret),
             ("X", "${env:A", Fault::Secret),
             ("X", "{id}", Fault::Placeholder),
@@ -202,6 +246,6 @@ mod tests {
             assert_eq!(parse(name, value), Err(fault), "{name}: {value}");
         }
         assert!(parse("Accept", "application/json").is_ok());
-        assert!(parse("X-Api-Key", "${env:KEY}").is_ok());
+        assert!(parse("X-Api-Key", "${env:HINDCAST_SECRET_KEY}").is_ok());
     }
 }

@@ -304,6 +304,13 @@ pub const KEYS: &[Key] = &[
         help: "A TOML file of [[token]] tables, beside those in the configuration file; read again when it changes",
     },
     Key {
+        name: "secrets_dir",
+        group: Group::Security,
+        shape: Shape::Path(|config, path| config.server.secrets_dir = Some(path)),
+        default: "",
+        help: "The folder whose files external calls may name in headers, as ${file:NAME}; unset: none",
+    },
+    Key {
         name: "insecure",
         group: Group::Security,
         shape: Shape::Switch(|config, is_so| config.server.insecure = is_so),

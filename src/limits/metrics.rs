@@ -82,7 +82,7 @@ fn quotas(sheet: &mut Sheet<'_>, statuses: &[LimitStatus]) -> fmt::Result {
             status.windows.iter().map(move |window| {
                 let length = match window.quota.grain {
                     Grain::Hourly => "hour",
-                    _ => "day",
+                    Grain::Daily | Grain::Weekly | Grain::Monthly | Grain::Yearly => "day",
                 };
                 let mut labels = named(status);
                 labels.push(("window", length));

@@ -23,7 +23,7 @@ pub use tls::{Error as TlsError, TlsFiles};
 use crate::{
     auth::StaticToken,
     backfill::{self, Executor, ExecutorConfig, Handle, WatchSettings},
-    calls::Calls,
+    calls::{Calls, Secrets},
     catalog::{self, Catalog},
     disk::{self, Disk},
     engine::{self, Embedded, EmbeddedConfig},
@@ -106,6 +106,8 @@ pub struct ServerConfig {
     pub tokens: Vec<StaticToken>,
     /// A file of further tokens, read again when it changes.
     pub tokens_file: Option<PathBuf>,
+    /// The folder whose files external calls may name as secrets; `None`: they may name none.
+    pub secrets_dir: Option<PathBuf>,
     /// Whether it may serve beyond loopback without TLS, tokens and client certificates.
     pub insecure: bool,
     /// How often certificates and the tokens file are looked at.
@@ -133,6 +135,7 @@ impl ServerConfig {
             tls: None,
             tokens: Vec::new(),
             tokens_file: None,
+            secrets_dir: None,
             insecure: false,
             reload_interval: DEFAULT_RELOAD_INTERVAL,
             protection: Protection::default(),
@@ -385,6 +388,9 @@ async fn open(config: &ServerConfig, clock: Arc<dyn Clock>) -> Result<Parts, Err
         Arc::new(limits.clone()),
         Arc::clone(&clock),
         Arc::clone(&ids),
+        Secrets {
+            folder: config.secrets_dir.clone(),
+        },
     );
     let call_metrics = calls.metrics().clone();
     let engine = Embedded::start(store.clone(), lake.clone(), calls, &engine_config)?;

@@ -32,6 +32,9 @@ const LONGEST_START_MS: u64 = 150;
 /// How long the tidying up after a backfill may take.
 const TIDY: Duration = Duration::from_secs(20);
 
+/// A secret that calls may name.
+pub(crate) const SECRET: &str = "s3cr3t";
+
 /// `hindcast serve`, killed when it is dropped.
 pub(crate) struct Process(Child);
 
@@ -49,6 +52,7 @@ fn spawn(folder: &Path) -> Process {
         .arg("--data-dir")
         .arg(folder.join("data"))
         .env("RUST_LOG", "error")
+        .env("HINDCAST_SECRET_TOKEN", SECRET)
         .stdout(Stdio::piped())
         .spawn()
         .expect("starts");

@@ -561,6 +561,7 @@ async fn serve(folder: &Path, clock: &Arc<ManualClock>, settings: Settings) -> R
     let mut config = ServerConfig::new(folder.join("data"));
     config.listen = "127.0.0.1:0".parse().expect("an address");
     config.metrics_listen = Some(config.listen);
+    config.secrets_dir = Some(folder.join("secrets"));
     config.store_cache_bytes = 16 << 20;
     config.watch.heartbeat_interval = settings.heartbeat_interval;
     config.server_active_partitions = settings.server_active_partitions;

@@ -215,12 +215,13 @@ async fn a_call_may_stand_in_a_condition_and_an_aggregate_over_it() {
 async fn answers_that_are_none_fail_the_partition_and_say_why() {
     let upstream = Upstream::start(|path, _| length(path)).await;
     let mut rig = usual(1, 1).await;
-    let secret = rig.folder.path().join("secret");
+    let secret = rig.folder.path().join("secrets/token");
+    std::fs::create_dir(rig.folder.path().join("secrets")).expect("made");
     std::fs::write(&secret, "s3cr3t-t0k3n\n").expect("written");
     let mut call = value_call(&upstream);
     call.headers = vec![pb::CallHeader {
         name: "X-Token".to_owned(),
-        value: format!("${{file:{}}}", secret.display()),
+        value: "${file:token}".to_owned(),
     }];
     call.retries = Some(1);
     rig.clients

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use hindcast::{pb, time::SystemClock};
 
 use crate::{
-    backfill_crash::{Random, follow, serve},
+    backfill_crash::{Random, SECRET, follow, serve},
     backfill_support::{Clients, csv_source, days},
     calls_support::{ASK, Upstream, asking, length, per_second, put_limit, rows, value_call},
 };
@@ -52,8 +52,6 @@ async fn a_killed_server_goes_on_without_asking_again() {
     put_limit(folder, per_second("usual", 200, 20));
     let source = folder.join("asks.csv");
     std::fs::write(&source, rows(DAYS, IDS)).expect("written");
-    let secret = folder.join("token");
-    std::fs::write(&secret, "s3cr3t").expect("written");
     let (mut process, mut clients) = serve(folder).await;
     clients
         .create_source(csv_source("asks", &source, &[("id", "int64")]))
@@ -62,7 +60,7 @@ async fn a_killed_server_goes_on_without_asking_again() {
     let mut call = value_call(&upstream);
     call.headers = vec![pb::CallHeader {
         name: "X-Token".to_owned(),
-        value: format!("${{file:{}}}", secret.display()),
+        value: "${env:HINDCAST_SECRET_TOKEN}".to_owned(),
     }];
     clients
         .register(asking("asked", ASK, call))
@@ -113,7 +111,7 @@ async fn a_killed_server_goes_on_without_asking_again() {
         seen.len()
     );
     assert!(seen.len() <= wanted + kills * UNDER_WAY, "{}", seen.len());
-    assert!(seen.iter().all(|it| it.token == "s3cr3t"));
+    assert!(seen.iter().all(|it| it.token == SECRET));
     let count = upstream.count();
     let again = clients.run_well(spec).await;
     assert_eq!(upstream.count(), count, "{:?}", again.partitions[0].calls);

@@ -9,7 +9,7 @@ use hindcast::{
     store::{Answer, Batch, Mutation, Version},
     time::{SysTime, ValidTime},
 };
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::store_support::{Rig, end, put, text, until};
 

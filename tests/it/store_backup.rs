@@ -14,7 +14,7 @@ use hindcast::{
     },
     time::{Interval, ManualClock, SysTime, ValidTime},
 };
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use crate::{
     cli::{Served, code, hindcast, stderr, stdout},

@@ -361,7 +361,7 @@ sql = "SELECT 1"
 sources = [ { source = "flights", lookback = "36h" } ]
 entities = [ { entity_type = "airport_weather", at_partition_start = true } ]
 tables = [ { table = "delays", lookback = "6d" } ]
-calls = [ { name = "rate", url = "https://rates.example/{currency}?at={valid_time}", rate_limit = "rates", timeout = "5s", retries = 2, headers = { Authorization = "Bearer ${env:RATES}" }, columns = [ { name = "mid", type = "float64", path = "$.mid" } ] } ]
+calls = [ { name = "rate", url = "https://rates.example/{currency}?at={valid_time}", rate_limit = "rates", timeout = "5s", retries = 2, headers = { Authorization = "Bearer ${env:HINDCAST_SECRET_RATES}" }, columns = [ { name = "mid", type = "float64", path = "$.mid" } ] } ]
 prior = { partitions = 1 }
 output_columns = [ "tailnum string" ]
 output_table = "daily_punctuality"
@@ -426,7 +426,7 @@ live_share_percent = 20
             (call.name.as_str(), call.rate_limit.as_str()),
             ("rate", "rates")
         );
-        assert_eq!(call.headers[0].value, "Bearer ${env:RATES}");
+        assert_eq!(call.headers[0].value, "Bearer ${env:HINDCAST_SECRET_RATES}");
         assert_eq!(
             (call.retries, call.columns[0].r#type.as_str()),
             (Some(2), "float64")

@@ -17,7 +17,6 @@ use hindcast::{
     time::{Interval, SysTime, ValidTime},
 };
 use proptest::{prelude::*, test_runner::RngSeed};
-use rand::Rng;
 
 use self::{
     knowledge::{Model, POINTS, Timeline, answer_of, index, pair_of, range_around, told},
