@@ -223,6 +223,7 @@ impl Actor {
             }
             if let Err(error) = self.finish_turn(turn).await {
                 tracing::error!(%error, "cannot journal; the executor stops, and a restart resumes from what is on disk");
+                self.shared.journal.broken().cancel();
                 self.stop_everything();
                 break;
             }

@@ -22,6 +22,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     Error, Result,
     attempts::{Attempt, Attempts},
@@ -59,6 +61,11 @@ pub(super) struct Journal {
 }
 
 impl Journal {
+    /// To be cancelled by whoever can do no more until a restart.
+    pub(super) fn broken(&self) -> &CancellationToken {
+        self.database.broken()
+    }
+
     pub(super) fn open(database: &Database) -> Result<Self> {
         Ok(Self {
             database: database.clone(),

@@ -2,10 +2,12 @@
 
 use std::{
     error::Error as _,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use http::Uri;
 use tonic::{
     Request, Status,
     metadata::{Ascii, MetadataValue},
@@ -111,7 +113,8 @@ impl Interceptor for Bearer {
     }
 }
 
-type Authorized = InterceptedService<Channel, Bearer>;
+/// A channel that shows the token.
+pub(crate) type Authorized = InterceptedService<Channel, Bearer>;
 
 /// An open connection. Cheap to clone.
 #[derive(Clone)]
@@ -144,6 +147,11 @@ impl Client {
                 ))
             })?;
         let bearer = credentials.bearer()?;
+        if bearer.header.is_some() && !is_private(endpoint.uri()) {
+            return Err(Error::Configuration(format!(
+                "a token is not sent to {full_url} unencrypted: whoever is on the way could read it; use https://"
+            )));
+        }
         let endpoint = if endpoint.uri().scheme_str() == Some("https") {
             endpoint.tls_config(credentials.tls()?).map_err(|error| {
                 let cause = root_cause(&error);
@@ -189,9 +197,8 @@ impl Client {
     }
 
     /// Rate limits.
-    pub(crate) fn limits(&self) -> RateLimitServiceClient<Channel> {
-        RateLimitServiceClient::new(self.channel.clone())
-            .max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub(crate) fn limits(&self) -> RateLimitServiceClient<Authorized> {
+        RateLimitServiceClient::new(self.authorized()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     /// Care of the server.
@@ -203,6 +210,15 @@ impl Client {
     pub(crate) fn backfills(&self) -> BackfillServiceClient<Authorized> {
         BackfillServiceClient::new(self.authorized()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
+}
+
+/// Whether nobody else can read what is sent there.
+fn is_private(url: &Uri) -> bool {
+    let host = url.host().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    url.scheme_str() == Some("https")
+        || host.eq_ignore_ascii_case("localhost")
+        || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// The innermost cause says it best: `Connection refused`, not `transport error`.
@@ -237,5 +253,33 @@ impl Error {
             return dropped || status.code() == tonic::Code::Unavailable;
         }
         matches!(self, Self::Unreachable { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_token_goes_over_tls_or_stays_on_the_machine() {
+        let credentials = Credentials {
+            token: Some("hct_secret".to_owned()),
+            ..Credentials::default()
+        };
+        for (url, is_sent) in [
+            ("http://192.0.2.1:1", false),
+            ("192.0.2.1:1", false),
+            ("http://localhost.example:1", false),
+            ("http://127.0.0.1:1", true),
+            ("http://[::1]:1", true),
+            ("localhost:1", true),
+        ] {
+            let Err(refused) = Client::connect(url, &credentials).await else {
+                panic!("nothing is there: {url}");
+            };
+            let text = refused.to_string();
+            assert_eq!(!text.contains("unencrypted"), is_sent, "{url}: {text}");
+            assert!(!text.contains("hct_secret"), "{text}");
+        }
     }
 }

@@ -52,7 +52,7 @@ See [security](security.md).
 ```toml
 [[token]]
 name = \"nightly-pipeline\"
-sha256 = \"5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8\"
+sha256 = \"…\"
 role = \"writer\"     # reader, writer, operator or admin
 ```
 ";

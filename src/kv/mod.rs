@@ -26,6 +26,8 @@ use std::{
     time::Duration,
 };
 
+use tokio_util::sync::CancellationToken;
+
 pub use error::Error;
 
 use self::{fence::Fence, reserve::Reserve};
@@ -60,6 +62,7 @@ pub struct Database {
     fence: Arc<Fence>,
     reserve: Arc<Reserve>,
     poison: Arc<OnceLock<String>>,
+    broken: CancellationToken,
 }
 
 impl Database {
@@ -88,11 +91,13 @@ impl Database {
             source,
         };
         std::fs::create_dir_all(folder).map_err(io_error)?;
+        reserve::make_room_to_start(folder).map_err(io_error)?;
         prove_durable_sync(folder).map_err(io_error)?;
         leftovers::remove_unfinished_snapshots(folder).map_err(io_error)?;
         let db = open_patiently(folder, cache_bytes)?;
         let fence = Arc::new(Fence::open(&db, folder)?);
         let reserve = Reserve::open(&folder.join(LOCK_FILE)).map_err(io_error)?;
+        reserve.top_up();
         sync_folder(folder).map_err(io_error)?;
         Ok(Self {
             db,
@@ -100,7 +105,13 @@ impl Database {
             fence,
             reserve: Arc::new(reserve),
             poison: Arc::default(),
+            broken: CancellationToken::new(),
         })
+    }
+
+    /// Cancelled once something can do no more until a restart: a flush failed, or what stands on this gave up.
+    pub fn broken(&self) -> &CancellationToken {
+        &self.broken
     }
 
     /// The size of the page cache that it was opened with.
@@ -139,6 +150,7 @@ impl Database {
     /// on, and only a restart finds out.
     pub fn flush(&self) -> Result<()> {
         check_poison(&self.poison)?;
+        self.reserve.top_up();
         let flushed = self.fence.begin().and_then(|flush| {
             self.db.flush()?;
             Ok(self.fence.end(flush).map_err(sled::Error::from)?)
@@ -147,6 +159,7 @@ impl Database {
             let cause = error.to_string();
             // The first failure is the one to tell.
             let _ = self.poison.set(cause.clone());
+            self.broken.cancel();
             Error::Poisoned { cause }
         })
     }

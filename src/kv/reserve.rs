@@ -2,15 +2,17 @@
 //!
 //! sled takes a full disk for the end: after one write that the file system refuses, it refuses everything until it is opened
 //! again. So blocks behind the end of its file are allocated ahead, without changing the file's length: writes that find them
-//! there cannot run out of room. What cannot be reserved is refused before sled hears of it.
+//! there cannot run out of room. A commit that finds nothing reserved and no room is refused before sled hears of it; what is
+//! small (definitions, events, counts of permits) lives on what was reserved while there was room: at the start, and at each
+//! flush since.
 //!
-//! Opening needs some room too, for files that sled writes anew. So a file of [`BALLAST_BYTES`] lies beside it, which is
-//! removed when opening finds no room.
+//! A start needs some room too, for files that sled writes anew and others. So a file of [`BALLAST_BYTES`] lies beside it,
+//! which is removed when a start finds no room.
 //!
 //! **Limits**: file systems that copy on write (btrfs, ZFS) may need room for blocks that are there; where blocks cannot
 //! be reserved at all, nothing is, and a full disk poisons the database as any other failed flush does.
 //!
-//! **Cost**: one `fstat` a call, and an allocation each [`AHEAD_BYTES`] / 2 of growth.
+//! **Cost**: one `fstat` a commit and a flush, and an allocation each [`AHEAD_BYTES`] / 2 of growth.
 
 use std::{
     fs::{File, OpenOptions},
@@ -76,7 +78,12 @@ impl Reserve {
         if !was_cut && length + AHEAD_BYTES / 2 <= reserved.until {
             return Ok(());
         }
-        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, length, AHEAD_BYTES) {
+        // An allocation that fails half-way keeps what it got: others need that to end well.
+        let found = match free_bytes(&self.file)? < AHEAD_BYTES {
+            true => Err(Errno::NOSPC),
+            false => fallocate(&self.file, FallocateFlags::KEEP_SIZE, length, AHEAD_BYTES),
+        };
+        match found {
             Ok(()) => {
                 reserved.until = length + AHEAD_BYTES;
                 self.lay_ballast();
@@ -95,6 +102,14 @@ impl Reserve {
             }
         }
     }
+
+    /// As [`Reserve::ensure`], for what is small and comes often. Without room, what is reserved already has to do.
+    pub(super) fn top_up(&self) {
+        if let Err(error) = self.ensure() {
+            tracing::debug!(%error, "there is no room to reserve");
+        }
+    }
+
     /// Puts the ballast back, if it is gone and there is room for it.
     fn lay_ballast(&self) {
         let lay = || -> io::Result<()> {
@@ -113,12 +128,26 @@ impl Reserve {
     }
 }
 
-/// Makes room by removing the ballast of a database that does not open for want of it. `false`: there was none.
+fn free_bytes(file: &File) -> io::Result<u64> {
+    let found = rustix::fs::fstatvfs(file)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Makes room by removing the ballast if there is too little to start: not the database alone needs some.
+pub(super) fn make_room_to_start(folder: &Path) -> io::Result<()> {
+    let found = rustix::fs::statvfs(folder)?;
+    if found.f_bavail.saturating_mul(found.f_frsize) < BALLAST_BYTES / 2 {
+        drop_ballast(folder);
+    }
+    Ok(())
+}
+
+/// Removes the ballast. `false`: there was none.
 pub(super) fn drop_ballast(folder: &Path) -> bool {
     let removed = std::fs::remove_file(folder.join(BALLAST_FILE)).is_ok();
     if removed {
         tracing::warn!(
-            "the disk is full: opening the database takes {BALLAST_BYTES} bytes that were set aside"
+            "the disk is full: the start takes {BALLAST_BYTES} bytes that were set aside"
         );
     }
     removed

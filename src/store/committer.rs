@@ -286,6 +286,7 @@ impl Committer {
         if self.poison.is_none() {
             tracing::error!(%error, "a write failed: the store takes no more writes until it is restarted");
             self.poison = Some(error.to_string());
+            self.journal.database.broken().cancel();
         }
     }
 

@@ -7,6 +7,8 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{instrument::Sheet, metrics::Collect};
 
+const BROKEN: &str = "broken: a write failed, and only a restart helps; the log says why";
+
 /// What a server can do now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Standing {
@@ -14,6 +16,8 @@ pub struct Standing {
     pub has_recovered: bool,
     /// It takes no new work.
     pub is_stopping: bool,
+    /// Something can do no more until a restart; the log says what.
+    pub is_broken: bool,
     /// The disk is nearly full: reads go on, writes are refused.
     pub is_disk_full: bool,
 }
@@ -25,11 +29,18 @@ impl Standing {
             Some("recovering")
         } else if self.is_stopping {
             Some("stopping")
+        } else if self.is_broken {
+            Some(BROKEN)
         } else if self.is_disk_full {
             Some("the disk is nearly full: reads go on, writes are refused")
         } else {
             None
         }
+    }
+
+    /// Why it must be restarted; `None`: it need not be.
+    pub fn not_alive(self) -> Option<&'static str> {
+        self.is_broken.then_some(BROKEN)
     }
 
     fn status(self, writes: bool) -> ServingStatus {
@@ -62,7 +73,7 @@ impl Collect for Readiness {
     fn collect(&self, sheet: &mut Sheet<'_>) -> fmt::Result {
         sheet.gauge(
             "hindcast_ready",
-            "1 while the server does all of its work; 0 while it recovers, stops, or its disk is nearly full.",
+            "1 while the server does all of its work; 0 while it recovers, stops, is broken, or its disk is nearly full.",
             u64::from(self.standing().not_ready().is_none()),
         )
     }
@@ -161,6 +172,14 @@ mod tests {
             (Standing::default(), false, false),
             (well, true, true),
             (full, true, false),
+            (
+                Standing {
+                    is_broken: true,
+                    ..well
+                },
+                false,
+                false,
+            ),
             (
                 Standing {
                     is_stopping: true,

@@ -141,11 +141,8 @@ impl Answers {
         }
         match request.uri().path() {
             "/metrics" => self.metrics().await,
-            "/livez" => text(StatusCode::OK, PLAIN, "ok\n"),
-            "/readyz" => match self.readiness.standing().not_ready() {
-                None => text(StatusCode::OK, PLAIN, "ok\n"),
-                Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{why}\n")),
-            },
+            "/livez" => probed(self.readiness.standing().not_alive()),
+            "/readyz" => probed(self.readiness.standing().not_ready()),
             _ => text(
                 StatusCode::NOT_FOUND,
                 PLAIN,
@@ -169,6 +166,14 @@ impl Answers {
                 )
             }
         }
+    }
+}
+
+/// The answer to a probe, with what is wrong.
+fn probed(wrong: Option<&'static str>) -> Response<Full<Bytes>> {
+    match wrong {
+        None => text(StatusCode::OK, PLAIN, "ok\n"),
+        Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, PLAIN, format!("{why}\n")),
     }
 }
 

@@ -75,6 +75,11 @@ impl Instruments {
             database: database.clone(),
         });
         self.metrics.add(EngineCollector(engine.clone()));
+        let (broken, readiness) = (database.broken().clone(), self.readiness.clone());
+        self.tasks.lock().spawn(async move {
+            broken.cancelled().await;
+            readiness.change(|standing| standing.is_broken = true);
+        });
     }
 
     /// Adds what goes to outside systems.

@@ -270,7 +270,7 @@ impl SmallDisk {
         let disk = Self { folder };
         std::fs::create_dir(disk.path()).expect("a folder");
         let made = run(Command::new("mkfs.ext4")
-            .args(["-q", "-m", "0"])
+            .args(["-q", "-m", "0", "-e", "remount-ro"])
             .arg(&image));
         let mounted = made.and_then(|()| {
             let mut mount = Command::new("mount");
@@ -291,6 +291,18 @@ impl SmallDisk {
 
     fn filler(&self) -> PathBuf {
         self.path().join("filler")
+    }
+
+    /// Lets the file system find a fault in itself: from then on nothing can be written.
+    fn break_off(&self) -> Result<(), String> {
+        let mut find = Command::new("findmnt");
+        find.args(["--noheadings", "--output", "SOURCE"])
+            .arg(self.path());
+        let output = find.output().map_err(|error| error.to_string())?;
+        let device = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let name = device.trim_start_matches("/dev/");
+        let trigger = format!("/sys/fs/ext4/{name}/trigger_fs_error");
+        std::fs::write(&trigger, "broken by a test").map_err(|error| format!("{trigger}: {error}"))
     }
 
     /// Writes a file until there is no byte left.
@@ -443,4 +455,86 @@ async fn a_disk_that_really_is_full_loses_nothing_and_needs_no_restart() {
     );
     drop(clients);
     server.shutdown().await.expect("stops");
+}
+
+/// What the server writes for itself lives on room that it took while there was some.
+#[tokio::test]
+async fn a_journal_on_a_full_disk_goes_on() {
+    let Some(disk) = SmallDisk::new(256 << 20) else {
+        return;
+    };
+    let config = ServerConfig {
+        minimum_free_bytes: 0,
+        ..config(disk.path().join("data"))
+    };
+    let (server, mut clients) = serve(config.clone()).await;
+    let events = disk.folder.path().join("events.csv");
+    std::fs::write(&events, numbered_days(3)).expect("written");
+    let source = csv_source("events", &events, &[("v", "int64")]);
+    clients.create_source(source).await.expect("created");
+    let sql = format!("SELECT v, {SLOW} AS s FROM events");
+    clients
+        .register(over_events("slow", &sql))
+        .await
+        .expect("registered");
+    let range = days("slow", "2013-01-01", "2013-01-04");
+    let created = clients.create(range).await.expect("created");
+    clients.pause(&created.name).await.expect("paused");
+
+    disk.fill();
+    for _ in 0..50 {
+        clients.resume(&created.name).await.expect("journalled");
+        clients.pause(&created.name).await.expect("journalled");
+    }
+    drop(clients);
+    server.shutdown().await.expect("stops");
+    let (server, mut clients) = serve(config).await;
+    clients.resume(&created.name).await.expect("journalled");
+
+    std::fs::remove_file(disk.filler()).expect("removed");
+    let ended = clients.ended(&created.name).await;
+    assert_eq!(ended.backfill.state(), BackfillState::Succeeded);
+    drop(clients);
+    server.shutdown().await.expect("stops");
+}
+
+/// Nothing but a restart helps a database whose flush failed: probes say so, and reads go on until then.
+#[tokio::test]
+async fn a_disk_that_breaks_asks_for_a_restart() {
+    let Some(disk) = SmallDisk::new(256 << 20) else {
+        return;
+    };
+    let config = ServerConfig {
+        minimum_free_bytes: 0,
+        ..config(disk.path().join("data"))
+    };
+    let (server, mut clients) = serve(config).await;
+    let metrics = server.metrics_addr().expect("it is on");
+    clients.create_stations().await;
+    let written = clients.entities.write(station("oslo", 1)).await;
+    written.expect("it is whole");
+    until_ready(metrics, 200).await;
+    assert_eq!(probe(metrics, "/livez").await.0, 200);
+
+    if let Err(problem) = disk.break_off() {
+        println!("skipped: the disk cannot be broken here: {problem}");
+        return;
+    }
+    let refused = loop {
+        if let Err(refused) = clients.entities.write(station("bergen", 1)).await {
+            break refused;
+        }
+    };
+    assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+    let details = refused.get_error_details();
+    assert_eq!(details.error_info().expect("it").reason, "STORAGE_POISONED");
+    let why = until_ready(metrics, 503).await;
+    assert!(why.contains("only a restart helps"), "{why}");
+    assert_eq!(probe(metrics, "/livez").await.0, 503);
+    read(&mut clients, "oslo-0").await.expect("reads go on");
+    drop(clients);
+    server
+        .shutdown()
+        .await
+        .expect_err("what was written last cannot be flushed");
 }
