@@ -19,6 +19,7 @@ use tracing::Instrument;
 use super::{
     Computed, Engine, Error, PartitionWork, Result, StagedOutput, calls, check,
     entity_output::EntityColumns,
+    metronome::Metronome,
     nesting::STACK_BYTES,
     priority,
     reads::{self, PlanReads, Witness},
@@ -206,7 +207,11 @@ impl Engine for Embedded {
         // The attempt's span goes with it to the engine's threads.
         let computing = Box::pin(self.clone().compute(work).in_current_span());
         // Cancelled at its next batch; what it staged is removed before the task ends.
-        let task = handle.spawn(async move { cancel.run_until_cancelled_owned(computing).await });
+        let playing = self.threads.metronome.play();
+        let task = handle.spawn(async move {
+            let _playing = playing;
+            cancel.run_until_cancelled_owned(computing).await
+        });
         let outcome = task
             .await
             .map(|outcome| outcome.unwrap_or(Err(Error::Stopped)));
@@ -268,10 +273,14 @@ fn rows_from_files(plan: &Arc<dyn ExecutionPlan>) -> u64 {
 #[derive(Debug)]
 struct EngineThreads {
     runtime: Option<Runtime>,
+    metronome: Metronome,
 }
 
 impl EngineThreads {
     fn start(threads: usize) -> Result<Self> {
+        let broken = |error: std::io::Error| Error::Broken {
+            cause: format!("cannot start the engine's threads: {error}"),
+        };
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads.max(1))
             .thread_name("engine")
@@ -280,11 +289,10 @@ impl EngineThreads {
             .on_thread_start(priority::lower)
             .enable_all()
             .build()
-            .map_err(|error| Error::Broken {
-                cause: format!("cannot start the engine's threads: {error}"),
-            })?;
+            .map_err(broken)?;
         Ok(Self {
             runtime: Some(runtime),
+            metronome: Metronome::start().map_err(broken)?,
         })
     }
 

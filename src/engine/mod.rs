@@ -21,6 +21,7 @@ mod filter_barrier;
 mod filter_clause;
 mod function_rules;
 mod memory;
+mod metronome;
 mod nesting;
 mod only_child;
 mod parameters;
