@@ -58,12 +58,9 @@ impl Settings {
         if let Some(loaded) = self.loaded.get() {
             return Ok(loaded);
         }
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
         let loaded = config::load(&Sources {
             file: self.file.clone(),
-            environment,
+            environment: std::env::vars_os().collect(),
             flags: self.flags.clone(),
         })?;
         Ok(self.loaded.get_or_init(|| loaded))

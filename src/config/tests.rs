@@ -23,7 +23,7 @@ fn from_file(text: &str) -> Result<Loaded, Faults> {
 }
 
 fn from_variables(variables: &[(&str, &str)]) -> Result<Loaded, Faults> {
-    let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let pair = |(name, value): &(&str, &str)| (OsString::from(name), OsString::from(value));
     load(&Sources {
         environment: variables.iter().map(pair).collect(),
         ..Sources::default()
@@ -95,9 +95,9 @@ fn later_sources_win() {
     let loaded = load(&Sources {
         file: Some(path.clone()),
         environment: vec![
-            ("HINDCAST_ENGINE_MEMORY".to_owned(), "3MiB".to_owned()),
-            ("HINDCAST_LISTEN".to_owned(), "127.0.0.1:2".to_owned()),
-            ("HINDCAST_WAREHOUSE".to_owned(), String::new()),
+            ("HINDCAST_ENGINE_MEMORY".into(), "3MiB".into()),
+            ("HINDCAST_LISTEN".into(), "127.0.0.1:2".into()),
+            ("HINDCAST_WAREHOUSE".into(), OsString::new()),
         ],
         flags: vec![(key("listen"), "127.0.0.1:3".to_owned())],
     })
@@ -183,6 +183,11 @@ fn unknown_variables_are_refused_and_others_variables_are_not() {
         "cannot use the configuration: 2 faults\n  \
          variable HINDCAST_STORE_CASH: there is no such setting; is HINDCAST_STORE_CACHE meant?\n  \
          variable HINDCAST_listen: there is no such setting; is HINDCAST_LISTEN meant?"
+    );
+    let refused = from_variables(&[("HINDCAST_CONFIG_FILE", "/etc/hindcast.toml")]);
+    assert_eq!(
+        refused.expect_err("refused").to_string(),
+        "cannot use the configuration: variable HINDCAST_CONFIG_FILE: there is no such setting; is HINDCAST_CONFIG meant?"
     );
     from_variables(&[
         ("HINDCAST_SERVER", "http://h:1"),
