@@ -1,10 +1,13 @@
 //! All of it put together: opens the data folder, recovers, serves, stops.
 
 mod certificate;
+pub(crate) mod deadline;
 mod gate;
 mod guard;
+mod held;
 mod listen;
 pub mod methods;
+pub(crate) mod place;
 mod protection;
 mod reload;
 mod tls;
