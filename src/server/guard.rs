@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     ServerConfig,
     gate::{Gate, Refusals},
@@ -67,6 +69,7 @@ impl Guard {
                 certificates: certificates.clone(),
                 max_connections: config.protection.max_connections,
                 handshake_timeout: config.protection.handshake_timeout,
+                cut: CancellationToken::new(),
                 clock: Arc::clone(&clock),
             },
             gate: Gate {

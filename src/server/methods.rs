@@ -10,7 +10,7 @@ use crate::auth::{Access, Role};
 /// What an open call is to the server. Each class has a limit of its own, so that none starves another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// Health and reflection: never limited.
+    /// Reflection, and health that is asked for once: never limited.
     Free,
     /// One answer.
     Unary,
@@ -18,6 +18,8 @@ pub enum Class {
     Bulk,
     /// Mostly waits.
     Watch,
+    /// Waits for changes of health; open to everybody.
+    Health,
 }
 
 /// A method as the server sees it.
@@ -115,7 +117,7 @@ pub const METHODS: &[Method] = &[
     row("/hindcast.v1.AdminService/Backup", ADMIN, Class::Bulk, NONE),
 
     row("/grpc.health.v1.Health/Check", OPEN, Class::Free, NONE),
-    row("/grpc.health.v1.Health/Watch", OPEN, Class::Free, NONE),
+    row("/grpc.health.v1.Health/Watch", OPEN, Class::Health, NONE),
     row("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", READER, Class::Free, NONE),
     row("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", READER, Class::Free, NONE),
 ];

@@ -20,6 +20,8 @@ use tonic_types::StatusExt;
 /// How often a test looks whether something has come about, and how long in between.
 const LOOKS: usize = 500;
 const BETWEEN: Duration = Duration::from_millis(20);
+/// How long it waits for what must come about by itself.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn clock() -> Arc<dyn Clock> {
     SystemClock::shared()
@@ -127,6 +129,14 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
         clock.sleep(BETWEEN).await;
     }
     panic!("never: {what}");
+}
+
+/// What `future` gives, if it ever does.
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::select! {
+        done = future => done,
+        () = clock().sleep(PATIENCE) => panic!("never: {what}"),
+    }
 }
 
 /// An authority, and certificates that it signs.
