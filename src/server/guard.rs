@@ -9,7 +9,7 @@ use super::{
     gate::{Gate, Refusals},
     listen::{Accepting, is_loopback},
     protection::Admission,
-    reload::{Watched, all_tokens},
+    reload::{Reloads, Watched, all_tokens},
     tls::{self, Certificates},
 };
 use crate::{
@@ -83,6 +83,7 @@ impl Guard {
                 tokens_file: config.tokens_file.clone(),
                 fixed_tokens: config.tokens.clone(),
                 tokens,
+                reloads: Arc::<Reloads>::default(),
             },
         })
     }

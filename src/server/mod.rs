@@ -243,6 +243,7 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
     let protection = &config.protection;
     let refusals = Arc::clone(&guard.gate.refusals);
     instruments.metrics.add(Arc::clone(&refusals));
+    instruments.metrics.add(Arc::clone(&guard.watched.reloads));
     // What a call passes, outermost first: span, request id and metrics; who, how much and how long; whether the services are
     // there and the disk has room.
     let serving = tokio::spawn(

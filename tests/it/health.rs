@@ -105,12 +105,13 @@ pub(crate) async fn probe(address: SocketAddr, path: &str) -> (u16, String) {
     )
 }
 
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "",
     "hindcast.v1.EntityStoreService",
     "hindcast.v1.CatalogService",
     "hindcast.v1.BackfillService",
     "hindcast.v1.AdminService",
+    "hindcast.v1.RateLimitService",
 ];
 
 #[tokio::test]
