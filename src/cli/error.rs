@@ -243,7 +243,9 @@ fn name_line(field: &str, lines: &[usize]) -> String {
 
 fn hint_for(status: &Status) -> Option<String> {
     let code = status.code();
-    if code == Code::Unavailable {
+    // A server that answers, with a reason, has not gone away.
+    let is_reasoned = status.get_error_details().error_info().is_some();
+    if code == Code::Unavailable && !is_reasoned {
         return Some("the server went away; is `hindcast serve` still running?".to_owned());
     }
     if code == Code::Unimplemented {
@@ -298,6 +300,20 @@ mod tests {
             report,
             "error: cannot plan backfill: the range is empty [INVALID_RANGE]\n  spec.to: must be after spec.from"
         );
+    }
+
+    #[test]
+    fn a_server_that_answers_has_not_gone_away() {
+        let report = |status: Status| Error::from(status).report().expect("not silent");
+        let gone = report(Status::unavailable("error trying to connect"));
+        assert!(gone.contains("the server went away"), "{gone}");
+        for reason in ["RECOVERING", "STORAGE_POISONED"] {
+            let details =
+                ErrorDetails::with_error_info(reason, "hindcast", std::collections::HashMap::new());
+            let code = Code::Unavailable;
+            let refused = report(Status::with_error_details(code, "not now", details));
+            assert_eq!(refused, format!("error: not now [{reason}]"));
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
 };
 
 use clap::{Arg, ArgMatches, FromArgMatches};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{info, warn};
 
@@ -58,12 +59,9 @@ impl Settings {
         if let Some(loaded) = self.loaded.get() {
             return Ok(loaded);
         }
-        let environment = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect();
         let loaded = config::load(&Sources {
             file: self.file.clone(),
-            environment,
+            environment: std::env::vars_os().collect(),
             flags: self.flags.clone(),
         })?;
         Ok(self.loaded.get_or_init(|| loaded))
@@ -144,6 +142,7 @@ pub(crate) async fn run(args: &Args, clock: Arc<dyn Clock>) -> Result<(), Error>
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let config = args.config()?.server.clone();
+    raise_open_files(config.protection.max_connections);
     let scheme = if config.tls.is_some() {
         "https"
     } else {
@@ -166,6 +165,38 @@ pub(crate) async fn run(args: &Args, clock: Arc<dyn Clock>) -> Result<(), Error>
     }
     info!("stopped");
     Ok(())
+}
+
+/// Lets the process open as many files as the system lets it: every connection is one.
+fn raise_open_files(max_connections: usize) {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current == maximum {
+        return warn_of_open_files(current, max_connections);
+    }
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => warn_of_open_files(maximum, max_connections),
+        Err(error) => {
+            warn!(%error, "cannot raise the number of files that may be open");
+            warn_of_open_files(current, max_connections);
+        }
+    }
+}
+
+/// `limit`: `None` is none.
+fn warn_of_open_files(limit: Option<u64>, max_connections: usize) {
+    if let Some(limit) = limit
+        && limit <= max_connections as u64
+    {
+        warn!(
+            limit,
+            max_connections,
+            "fewer files may be open than connections; raise the limit (ulimit -n), or lower max_connections"
+        );
+    }
 }
 
 /// Acknowledged writes are on disk already; what runs is fenced off and tried again after the next start.

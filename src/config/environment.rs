@@ -1,7 +1,9 @@
 //! Values from the process' variables.
 
+use std::ffi::{OsStr, OsString};
+
 use super::{
-    CONFIG_VARIABLE, Fault, Given, KEYS, Origin,
+    CONFIG_VARIABLE, Fault, Given, KEYS, Key, Origin,
     keys::{self, FILTER_KEY, FILTER_VARIABLE},
     nearest,
 };
@@ -19,7 +21,7 @@ const CLIENT_VARIABLES: [&str; 6] = [
 ];
 
 /// Beginnings of names that are nobody's setting: the test suites' own knobs, and secrets that transforms' calls name.
-const OTHERS: [&str; 11] = [
+const OTHERS: [&str; 10] = [
     "HINDCAST_TEST_",
     "HINDCAST_BENCH_",
     "HINDCAST_MODEL_",
@@ -30,43 +32,59 @@ const OTHERS: [&str; 11] = [
     "HINDCAST_RECORD_",
     "HINDCAST_PEERS_",
     "HINDCAST_SECRET_",
-    CONFIG_VARIABLE,
 ];
 
 /// The values that variables give; an empty variable is as good as none.
-pub(super) fn read(variables: &[(String, String)], faults: &mut Vec<Fault>) -> Vec<Given> {
+pub(super) fn read(variables: &[(OsString, OsString)], faults: &mut Vec<Fault>) -> Vec<Given> {
     let mut given = Vec::new();
-    for (name, text) in variables {
-        if text.is_empty() {
+    for (name, value) in variables.iter().filter(|(_, value)| !value.is_empty()) {
+        let name_text = name.to_string_lossy();
+        if (name_text != FILTER_VARIABLE && !name_text.starts_with(PREFIX))
+            || is_anothers(&name_text, &value.to_string_lossy())
+        {
             continue;
         }
-        let key = if name == FILTER_VARIABLE {
-            keys::find(FILTER_KEY)
-        } else if let Some(rest) = name.strip_prefix(PREFIX) {
-            let key = keys::find(&rest.to_ascii_lowercase()).filter(|key| key.variable() == *name);
-            if key.is_none() && !is_anothers(name, text) {
-                faults.push(unknown(name));
-            }
-            key
-        } else {
-            None
+        let Some(key) = name.to_str().and_then(key_of) else {
+            faults.push(unknown(&name_text));
+            continue;
         };
-        given.extend(key.map(|key| Given {
-            key,
-            text: text.clone(),
-            origin: Origin::Environment(name.clone()),
-        }));
+        let origin = Origin::Environment(name_text.into_owned());
+        match value.to_str() {
+            Some(text) => given.push(Given {
+                key,
+                text: text.to_owned(),
+                origin,
+            }),
+            None => faults.push(Fault::new(origin, "its value is no UTF-8")),
+        }
     }
     // Of the two names of the log filter, the house's own is the later one.
     given.sort_by_key(|one| one.origin != Origin::Environment(FILTER_VARIABLE.to_owned()));
     given
 }
 
-/// Whether a variable with our prefix is meant for somebody else.
+/// The configuration file that a variable names: a path, in whatever bytes.
+pub(super) fn named_file(variables: &[(OsString, OsString)]) -> Option<&OsStr> {
+    let mut variables = variables.iter();
+    let (_, path) = variables.find(|(name, value)| name == CONFIG_VARIABLE && !value.is_empty())?;
+    Some(path)
+}
+
+fn key_of(variable: &str) -> Option<&'static Key> {
+    if variable == FILTER_VARIABLE {
+        return keys::find(FILTER_KEY);
+    }
+    let name = variable.strip_prefix(PREFIX)?.to_ascii_lowercase();
+    keys::find(&name).filter(|key| key.variable() == variable)
+}
+
+/// Whether a variable with our prefix is no setting: the file's own, or meant for somebody else.
 fn is_anothers(name: &str, text: &str) -> bool {
-    CLIENT_VARIABLES.contains(&name)
+    name == CONFIG_VARIABLE
+        || CLIENT_VARIABLES.contains(&name)
         || OTHERS.iter().any(|prefix| name.starts_with(prefix))
-        || is_service_link(name, text)
+        // A setting may end as a link does.
+        || (key_of(name).is_none() && is_service_link(name, text))
 }
 
 /// Kubernetes tells every pod where each service of its namespace is; one that is called hindcast has our prefix:
@@ -88,9 +106,10 @@ fn is_service_link(name: &str, text: &str) -> bool {
 }
 
 fn unknown(name: &str) -> Fault {
-    let known: Vec<_> = KEYS.iter().map(super::Key::variable).collect();
+    let mut known: Vec<_> = KEYS.iter().map(Key::variable).collect();
+    known.push(CONFIG_VARIABLE.to_owned());
     let place = Origin::Environment(name.to_owned());
-    match nearest(name, known.iter().map(String::as_str)) {
+    match nearest(&name.to_ascii_uppercase(), known.iter().map(String::as_str)) {
         Some(meant) => Fault::new(
             place,
             format!("there is no such setting; is {meant} meant?"),

@@ -452,7 +452,7 @@ pub const KEYS: &[Key] = &[
             config.server.protection.handshake_timeout = time;
         }),
         default: "10s",
-        help: "How long a TLS handshake may take",
+        help: "How long a client may take to shake hands (TLS) and say its first words (HTTP/2)",
     },
     Key {
         name: "keepalive_interval",

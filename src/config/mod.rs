@@ -10,7 +10,7 @@ pub mod keys;
 mod reference;
 mod tokens;
 
-use std::{fmt, path::PathBuf};
+use std::{ffi::OsString, fmt, path::PathBuf};
 
 pub use keys::{KEYS, Key};
 pub use reference::reference;
@@ -79,7 +79,7 @@ pub struct Sources {
     /// The file that a flag names; without it [`CONFIG_VARIABLE`] may name one.
     pub file: Option<PathBuf>,
     /// The process' variables.
-    pub environment: Vec<(String, String)>,
+    pub environment: Vec<(OsString, OsString)>,
     /// Flags by key.
     pub flags: Vec<(&'static Key, String)>,
 }
@@ -216,9 +216,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Faults> {
 }
 
 fn named_file(sources: &Sources) -> Option<PathBuf> {
-    let mut variables = sources.environment.iter();
-    let (_, path) = variables.find(|(name, value)| name == CONFIG_VARIABLE && !value.is_empty())?;
-    Some(PathBuf::from(path))
+    environment::named_file(&sources.environment).map(PathBuf::from)
 }
 
 fn apply(
@@ -243,7 +241,7 @@ fn apply(
 }
 
 /// `https://user:password@host` without what is secret in it.
-fn without_credentials(text: &str) -> String {
+pub(crate) fn without_credentials(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else {
         return text.to_owned();
     };

@@ -31,8 +31,10 @@ Sizes are written `512MiB`, `1GiB`, `64MB` or `65536` (bytes), durations `500ms`
 to the folder that the server is started in.
 
 A key, variable or flag that does not exist is refused, with the one that is probably meant. Variables of client commands
-(`HINDCAST_SERVER`, `HINDCAST_TOKEN`, …), of Kubernetes service links (`HINDCAST_SERVICE_HOST`, …) and those that start with
-`HINDCAST_SECRET_` are let be.
+(`HINDCAST_SERVER`, `HINDCAST_TOKEN`, …), of Kubernetes service links (`HINDCAST_SERVICE_HOST`, …), those that start with
+`HINDCAST_SECRET_`, and those of the test suites (`HINDCAST_TEST_…`, `HINDCAST_BENCH_…`, `HINDCAST_MODEL_…`, `HINDCAST_CRASH_…`,
+`HINDCAST_POWER_CUT_…`, `HINDCAST_ADVERSARIAL…`, `HINDCAST_DAMAGE_…`, `HINDCAST_RECORD_…`, `HINDCAST_PEERS_…`) are let be. A
+value that is no UTF-8 is refused.
 
 ```sh
 hindcast config check --config hindcast.toml   # exit code 0, or 64 and every fault with its line

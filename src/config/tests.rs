@@ -6,6 +6,7 @@ use super::*;
 use crate::auth::Role;
 
 const DIGEST: &str = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
+const OTHER_DIGEST: &str = "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b";
 
 fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().expect("a folder");
@@ -23,7 +24,7 @@ fn from_file(text: &str) -> Result<Loaded, Faults> {
 }
 
 fn from_variables(variables: &[(&str, &str)]) -> Result<Loaded, Faults> {
-    let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+    let pair = |(name, value): &(&str, &str)| (OsString::from(name), OsString::from(value));
     load(&Sources {
         environment: variables.iter().map(pair).collect(),
         ..Sources::default()
@@ -95,9 +96,9 @@ fn later_sources_win() {
     let loaded = load(&Sources {
         file: Some(path.clone()),
         environment: vec![
-            ("HINDCAST_ENGINE_MEMORY".to_owned(), "3MiB".to_owned()),
-            ("HINDCAST_LISTEN".to_owned(), "127.0.0.1:2".to_owned()),
-            ("HINDCAST_WAREHOUSE".to_owned(), String::new()),
+            ("HINDCAST_ENGINE_MEMORY".into(), "3MiB".into()),
+            ("HINDCAST_LISTEN".into(), "127.0.0.1:2".into()),
+            ("HINDCAST_WAREHOUSE".into(), OsString::new()),
         ],
         flags: vec![(key("listen"), "127.0.0.1:3".to_owned())],
     })
@@ -184,6 +185,11 @@ fn unknown_variables_are_refused_and_others_variables_are_not() {
          variable HINDCAST_STORE_CASH: there is no such setting; is HINDCAST_STORE_CACHE meant?\n  \
          variable HINDCAST_listen: there is no such setting; is HINDCAST_LISTEN meant?"
     );
+    let refused = from_variables(&[("HINDCAST_CONFIG_FILE", "/etc/hindcast.toml")]);
+    assert_eq!(
+        refused.expect_err("refused").to_string(),
+        "cannot use the configuration: variable HINDCAST_CONFIG_FILE: there is no such setting; is HINDCAST_CONFIG meant?"
+    );
     from_variables(&[
         ("HINDCAST_SERVER", "http://h:1"),
         ("HINDCAST_TOKEN", "hct_secret"),
@@ -245,7 +251,7 @@ fn keys_that_need_each_other_say_so() {
 fn tokens_are_read_and_shown_without_their_digests() {
     let loaded = from_file(&format!(
         "insecure = true\n\n[[token]]\nname = \"p\"\nsha256 = \"{DIGEST}\"\nrole = \"writer\"\n\
-         [[token]]\nname = \"q\"\nsha256 = \"{DIGEST}\"\nrole = \"reader\"\n"
+         [[token]]\nname = \"q\"\nsha256 = \"{OTHER_DIGEST}\"\nrole = \"reader\"\n"
     ))
     .expect("good");
     let tokens = &loaded.config.server.tokens;
@@ -274,6 +280,25 @@ fn bad_tokens_are_told_without_their_digests() {
         ]
     );
     assert!(faults("token = 3\n")[0].contains("[[token]]"));
+}
+
+#[test]
+fn a_name_or_a_token_that_is_there_twice_is_told_of_both() {
+    let table = |name: &str, digest: &str| {
+        format!("[[token]]\nname = \"{name}\"\nsha256 = \"{digest}\"\nrole = \"reader\"\n")
+    };
+    let told = faults(&[table("p", DIGEST), table("p", OTHER_DIGEST)].concat());
+    assert_eq!(
+        told,
+        ["hindcast.toml, line 5: token \"p\" is there twice: line 1"]
+    );
+    let told = faults(&[table("p", DIGEST), table("q", &DIGEST.to_uppercase())].concat());
+    assert_eq!(
+        told,
+        [
+            "hindcast.toml, line 5: tokens \"q\" and \"p\" (line 1) have the same sha256: a token has one name and one role"
+        ]
+    );
 }
 
 #[test]

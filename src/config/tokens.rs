@@ -84,18 +84,27 @@ pub(super) fn read_tables(
         }
         match token(table, places.line(one.span().start)) {
             Err(problem) => faults.push(Fault::new(place, problem)),
-            Ok(token) => {
-                if let Some(other) = tokens.iter().find(|other| other.name == token.name) {
-                    let problem =
-                        format!("token {:?} is there twice: line {}", token.name, other.line);
-                    faults.push(Fault::new(place, problem));
-                } else {
-                    tokens.push(token);
-                }
-            }
+            Ok(token) => match doubled(&tokens, &token) {
+                Some(problem) => faults.push(Fault::new(place, problem)),
+                None => tokens.push(token),
+            },
         }
     }
     tokens
+}
+
+/// What `token` has in common with another one, if anything that it may not.
+fn doubled(tokens: &[StaticToken], token: &StaticToken) -> Option<String> {
+    let mut others = tokens.iter();
+    let other = others.find(|other| other.name == token.name || other.sha256 == token.sha256)?;
+    Some(if other.name == token.name {
+        format!("token {:?} is there twice: line {}", token.name, other.line)
+    } else {
+        format!(
+            "tokens {:?} and {:?} (line {}) have the same sha256: a token has one name and one role",
+            token.name, other.name, other.line
+        )
+    })
 }
 
 fn token(table: &DeTable<'_>, line: usize) -> Result<StaticToken, String> {

@@ -2,12 +2,14 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
+use tokio_util::sync::CancellationToken;
+
 use super::{
     ServerConfig,
     gate::{Gate, Refusals},
     listen::{Accepting, is_loopback},
     protection::Admission,
-    reload::{Watched, all_tokens},
+    reload::{Reloads, Watched, all_tokens},
     tls::{self, Certificates},
 };
 use crate::{
@@ -67,6 +69,7 @@ impl Guard {
                 certificates: certificates.clone(),
                 max_connections: config.protection.max_connections,
                 handshake_timeout: config.protection.handshake_timeout,
+                cut: CancellationToken::new(),
                 clock: Arc::clone(&clock),
             },
             gate: Gate {
@@ -80,6 +83,7 @@ impl Guard {
                 tokens_file: config.tokens_file.clone(),
                 fixed_tokens: config.tokens.clone(),
                 tokens,
+                reloads: Arc::<Reloads>::default(),
             },
         })
     }

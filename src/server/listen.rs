@@ -1,9 +1,11 @@
 //! Connections: accepted, shaken hands with where TLS is on, and handed to the server.
 //!
-//! Handshakes run beside each other, each for a limited time, so that a client that says nothing holds nobody up. A connection
-//! keeps its place until it is closed; while none is free, further ones wait in the system's queue.
+//! Handshakes run beside each other, each for a limited time that ends with the first words of HTTP/2, so that a client that
+//! says nothing holds nobody up. From then on HTTP/2's own probes find those that are gone. A connection keeps its place until
+//! it is closed; while none is free, further ones wait in the system's queue.
 
 use std::{
+    future::Future,
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
@@ -19,6 +21,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use super::tls::Certificates;
@@ -28,6 +31,8 @@ use crate::time::Clock;
 const QUEUE: usize = 64;
 /// How long accepting rests after a fault such as too many open files.
 const REST: Duration = Duration::from_millis(50);
+/// Bytes that every client of HTTP/2 sends first. **Source**: RFC 9113, 3.4.
+const PREFACE_BYTES: usize = 24;
 
 /// Where a call comes from; in the extensions of every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +45,9 @@ pub struct Peer {
 pub(super) struct Connection {
     stream: Stream,
     peer: Peer,
+    /// `None`: the client has said its first words.
+    greeting: Option<Greeting>,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Free again when the connection is closed.
     _place: OwnedSemaphorePermit,
 }
@@ -49,11 +57,19 @@ enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// A client that has yet to say its first words.
+struct Greeting {
+    missing_bytes: usize,
+    timeout: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
 /// What connections are accepted with.
 pub(super) struct Accepting {
     pub(super) certificates: Option<Certificates>,
     pub(super) max_connections: usize,
     pub(super) handshake_timeout: Duration,
+    /// Ends all connections at once.
+    pub(super) cut: CancellationToken,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -82,12 +98,18 @@ impl Accepting {
         let places = Arc::new(Semaphore::new(
             self.max_connections.min(Semaphore::MAX_PERMITS),
         ));
+        let mut is_failing = false;
         // Only a semaphore that is closed gives none, and nobody closes it.
         while let Ok(place) = Arc::clone(&places).acquire_owned().await {
             match listener.accept().await {
-                Ok((stream, address)) => self.take(stream, Peer { address }, place, &ready),
+                Ok((stream, address)) => {
+                    is_failing = false;
+                    self.take(stream, Peer { address }, place, &ready);
+                }
                 Err(error) => {
-                    tracing::debug!(%error, "cannot accept a connection");
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::warn!(%error, "cannot accept connections; they wait until it works again");
+                    }
                     self.clock.sleep(REST).await;
                 }
             }
@@ -106,7 +128,8 @@ impl Accepting {
             return;
         }
         let certificates = self.certificates.clone();
-        let timeout = self.clock.sleep(self.handshake_timeout);
+        let mut timeout = self.clock.sleep(self.handshake_timeout);
+        let cut = Box::pin(self.cut.clone().cancelled_owned());
         let ready = ready.clone();
         tokio::spawn(async move {
             let shaken = async {
@@ -120,7 +143,7 @@ impl Accepting {
             };
             let shaken = tokio::select! {
                 shaken = shaken => shaken,
-                () = timeout => Err(io::Error::from(io::ErrorKind::TimedOut)),
+                () = &mut timeout => Err(io::Error::from(io::ErrorKind::TimedOut)),
             };
             match shaken {
                 Err(error) => {
@@ -130,6 +153,11 @@ impl Accepting {
                     let connection = Connection {
                         stream,
                         peer,
+                        greeting: Some(Greeting {
+                            missing_bytes: PREFACE_BYTES,
+                            timeout,
+                        }),
+                        cut,
                         _place: place,
                     };
                     // Nobody receives once the server stops: then it is closed.
@@ -151,6 +179,16 @@ pub(super) fn is_loopback(address: SocketAddr) -> bool {
     }
 }
 
+impl Connection {
+    /// Fails once all connections are cut; until then the task is woken for it.
+    fn check_cut(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.cut.as_mut().poll(context).is_ready() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+}
+
 impl Connected for Connection {
     type ConnectInfo = Peer;
 
@@ -165,10 +203,24 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.stream {
+        let this = &mut *self;
+        this.check_cut(context)?;
+        let before = buffer.filled().len();
+        let read = match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
             Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        };
+        if let Some(greeting) = &mut this.greeting {
+            let read_bytes = buffer.filled().len() - before;
+            greeting.missing_bytes = greeting.missing_bytes.saturating_sub(read_bytes);
+            if greeting.missing_bytes == 0 {
+                this.greeting = None;
+            } else if greeting.timeout.as_mut().poll(context).is_ready() {
+                tracing::debug!(peer = %this.peer.address, "a client said nothing");
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
         }
+        read
     }
 }
 
@@ -178,6 +230,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check_cut(context)?;
         match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
@@ -189,6 +242,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check_cut(context)?;
         match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, slices),
             Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, slices),
@@ -203,6 +257,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_cut(context)?;
         match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
@@ -210,6 +265,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_cut(context)?;
         match &mut self.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),

@@ -1,10 +1,13 @@
 //! All of it put together: opens the data folder, recovers, serves, stops.
 
 mod certificate;
+pub(crate) mod deadline;
 mod gate;
 mod guard;
+mod held;
 mod listen;
 pub mod methods;
+pub(crate) mod place;
 mod protection;
 mod reload;
 mod tls;
@@ -12,12 +15,13 @@ mod tls;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Server};
 
 pub use gate::Refusals;
 pub use guard::{Unguarded, check};
 pub use listen::Peer;
-pub use protection::Protection;
+pub use protection::{MAX_HEALTH_STREAMS, Protection};
 pub use tls::{Error as TlsError, TlsFiles};
 
 use crate::{
@@ -203,6 +207,7 @@ pub struct RunningServer {
     limits: Limits,
     database: Database,
     stop: oneshot::Sender<()>,
+    cut: CancellationToken,
     serving: JoinHandle<Result<(), tonic::transport::Error>>,
     reloading: JoinHandle<()>,
     refusals: Arc<Refusals>,
@@ -233,10 +238,12 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
     instruments.readiness.report(reporter, &SERVICES).await;
     let opening = Opening::default();
     let (stop, stopped) = oneshot::channel();
+    let cut = guard.accepting.cut.clone();
     let incoming = guard.accepting.start(listener);
     let protection = &config.protection;
     let refusals = Arc::clone(&guard.gate.refusals);
     instruments.metrics.add(Arc::clone(&refusals));
+    instruments.metrics.add(Arc::clone(&guard.watched.reloads));
     // What a call passes, outermost first: span, request id and metrics; who, how much and how long; whether the services are
     // there and the disk has room.
     let serving = tokio::spawn(
@@ -273,6 +280,7 @@ pub async fn start(config: ServerConfig, clock: Arc<dyn Clock>) -> Result<Runnin
         limits: parts.limits,
         database: parts.database,
         stop,
+        cut,
         serving,
         reloading: tokio::spawn(reloading),
         refusals,
@@ -308,7 +316,7 @@ impl RunningServer {
         self.instruments.local_addr()
     }
 
-    /// Stops: attempts under way go back to the queue, streams end, open requests are waited for.
+    /// Stops: new calls are refused, attempts under way go back to the queue, streams end, open requests are waited for.
     ///
     /// # Errors
     /// The network layer failed, or what was written cannot be flushed.
@@ -320,6 +328,7 @@ impl RunningServer {
             limits,
             database,
             stop,
+            cut,
             serving,
             reloading,
             refusals: _,
@@ -331,18 +340,21 @@ impl RunningServer {
         instruments
             .readiness
             .change(|standing| standing.is_stopping = true);
+        // The task may have ended by itself.
+        let _ = stop.send(());
         backfills.shutdown().await;
         store.end_streams();
         limits.stop();
-        // The task may have ended by itself.
-        let _ = stop.send(());
-        let outcome = tokio::select! {
-            outcome = serving => outcome.map_err(|error| Error::Broken(error.to_string()))?,
+        let mut serving = serving;
+        let drained = tokio::select! {
+            drained = &mut serving => drained,
             () = clock.sleep(DRAIN_TIMEOUT) => {
                 tracing::warn!("requests were still open after {} s; they are cut", DRAIN_TIMEOUT.as_secs());
-                Ok(())
+                cut.cancel();
+                serving.await
             }
         };
+        let outcome = drained.map_err(|error| Error::Broken(error.to_string()))?;
         tokio::task::spawn_blocking(move || {
             store.close();
             limits.close()?;

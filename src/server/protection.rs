@@ -20,6 +20,8 @@ use crate::{
 
 /// When a client that was turned away by a full server may try again.
 const BUSY_RETRY: Duration = Duration::from_millis(500);
+/// Streams of health that are open at once. Anybody may open them, without a token.
+pub const MAX_HEALTH_STREAMS: usize = 256;
 /// Clients and methods beyond which those that were quiet are forgotten.
 const REMEMBERED: usize = 16_384;
 
@@ -41,7 +43,7 @@ pub struct Protection {
     pub max_connections: usize,
     /// Calls that are open at once on one connection.
     pub max_streams_per_connection: u32,
-    /// How long a TLS handshake may take.
+    /// How long a connection may take until its client has shaken hands and said its first words.
     pub handshake_timeout: Duration,
     /// How often a connection is probed.
     pub keepalive_interval: Duration,
@@ -161,6 +163,7 @@ pub(super) struct Admission {
     unary: Room,
     bulk: Room,
     watch: Room,
+    health: Room,
 }
 
 struct Room {
@@ -192,6 +195,7 @@ impl Admission {
             unary: Room::new(protection.max_unary_calls),
             bulk: Room::new(protection.max_bulk_streams),
             watch: Room::new(protection.max_watch_streams),
+            health: Room::new(MAX_HEALTH_STREAMS),
         }
     }
 
@@ -207,6 +211,7 @@ impl Admission {
             Class::Unary => &self.unary,
             Class::Bulk => &self.bulk,
             Class::Watch => &self.watch,
+            Class::Health => &self.health,
         };
         self.check_rate(method, principal, peer)?;
         let permit = Arc::clone(&room.free).try_acquire_owned();

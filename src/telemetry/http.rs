@@ -9,6 +9,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{
     body::{Bytes, Incoming},
+    rt::Timer as _,
     server::conn::http1,
     service::service_fn,
 };
@@ -25,6 +26,8 @@ use super::{health::Readiness, metrics::Metrics};
 const MAX_CONNECTIONS: usize = 32;
 /// How long a request may take to arrive.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long accepting rests after a fault such as too many open files.
+const REST: Duration = Duration::from_millis(50);
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN: &str = "text/plain; charset=utf-8";
 
@@ -90,24 +93,28 @@ async fn accept(
     tasks: TaskTracker,
 ) {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut is_failing = false;
     loop {
         let accepted = async {
             // It is never closed.
             let slot = Arc::clone(&slots).acquire_owned().await.ok();
-            (listener.accept().await, slot)
+            let accepted = listener.accept().await;
+            if let Err(error) = &accepted {
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(%error, "cannot accept connections for metrics; they wait until it works again");
+                }
+                TokioTimer::new().sleep(REST).await;
+            }
+            (accepted, slot)
         };
         let (accepted, slot) = tokio::select! {
             accepted = accepted => accepted,
             () = stop.cancelled() => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection for metrics");
-                tokio::task::yield_now().await;
-                continue;
-            }
+        let Ok((stream, _)) = accepted else {
+            continue;
         };
+        is_failing = false;
         let (answers, stop) = (Arc::clone(&answers), stop.clone());
         tasks.spawn(async move {
             tokio::select! {

@@ -29,6 +29,8 @@ use opentelemetry_sdk::{
 };
 use tonic::transport::{ClientTlsConfig, Endpoint};
 
+use crate::config::without_credentials;
+
 /// How long the collector may take for a batch.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long spans wait for others that go with them.
@@ -51,6 +53,7 @@ pub struct Otlp {
 #[derive(Debug, thiserror::Error)]
 #[error("cannot send spans to {endpoint:?}: {cause}")]
 pub struct Error {
+    /// Without credentials.
     endpoint: String,
     cause: String,
 }
@@ -68,7 +71,7 @@ impl Exporter {
     /// The address is none.
     pub fn start(otlp: &Otlp) -> Result<Self, Error> {
         let error = |cause: String| Error {
-            endpoint: otlp.endpoint.clone(),
+            endpoint: without_credentials(&otlp.endpoint),
             cause,
         };
         let mut endpoint = Endpoint::from_shared(otlp.endpoint.clone())
@@ -94,11 +97,7 @@ impl Exporter {
         let batches = BatchConfigBuilder::default()
             .with_scheduled_delay(BATCH_DELAY)
             .build();
-        let exporter = Told {
-            exporter,
-            endpoint: otlp.endpoint.clone(),
-            is_failing: AtomicBool::new(false),
-        };
+        let exporter = Told::new(exporter, &otlp.endpoint);
         let processor = BatchSpanProcessor::builder(exporter)
             .with_batch_config(batches)
             .build();
@@ -132,8 +131,19 @@ impl Exporter {
 #[derive(Debug)]
 struct Told {
     exporter: opentelemetry_otlp::SpanExporter,
+    /// Without credentials.
     endpoint: String,
     is_failing: AtomicBool,
+}
+
+impl Told {
+    fn new(exporter: opentelemetry_otlp::SpanExporter, endpoint: &str) -> Self {
+        Self {
+            exporter,
+            endpoint: without_credentials(endpoint),
+            is_failing: AtomicBool::new(false),
+        }
+    }
 }
 
 impl SpanExporter for Told {
@@ -235,7 +245,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
         drop(listener);
-        let endpoint = format!("http://{address}");
+        let endpoint = format!("http://user:password@{address}");
         let channel = Endpoint::from_shared(endpoint.clone()).expect("an address");
         let exporter = opentelemetry_otlp::SpanExporter::builder()
             .with_tonic()
@@ -243,11 +253,7 @@ mod tests {
             .with_retry_policy(RetryPolicy::disabled())
             .build()
             .expect("built");
-        let told = Told {
-            exporter,
-            endpoint,
-            is_failing: AtomicBool::new(false),
-        };
+        let told = Told::new(exporter, &endpoint);
         let lines = Lines::default();
         let writer = lines.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -261,6 +267,7 @@ mod tests {
         drop(scope);
         let text = lines.0.lock().clone();
         assert_eq!(text.matches("cannot send spans").count(), 1, "{text}");
+        assert!(!text.contains("password"), "{text}");
     }
 
     #[tokio::test]
@@ -273,5 +280,11 @@ mod tests {
             let refused = Exporter::start(&otlp).expect_err("refused");
             assert!(refused.to_string().contains(endpoint), "{refused}");
         }
+        let otlp = Otlp {
+            endpoint: "ftp://user:password@collector:4317".to_owned(),
+            sample_ratio: 1.0,
+        };
+        let refused = Exporter::start(&otlp).expect_err("refused").to_string();
+        assert!(!refused.contains("password"), "{refused}");
     }
 }

@@ -1,6 +1,6 @@
 //! `hindcast config` and `hindcast token` as their users have them: the real binary and its exit codes.
 
-use std::{collections::BTreeMap, process::Output};
+use std::{collections::BTreeMap, ffi::OsStr, os::unix::ffi::OsStrExt, process::Output};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -140,6 +140,74 @@ fn show_tells_every_value_and_where_it_comes_from() {
     assert!(
         table.contains("KEY") && table.contains("otlp_sample_ratio"),
         "{table}"
+    );
+}
+
+#[test]
+fn a_variable_that_is_no_utf_8_is_a_fault() {
+    let odd = OsStr::from_bytes(b"/data/\xff");
+    let told = |name: &OsStr| {
+        let mut command = hindcast();
+        command.args(["config", "check"]).env(name, odd);
+        let output = command.output().expect("runs");
+        (output.status.code(), stderr(&output))
+    };
+    let (code, text) = told(OsStr::new("HINDCAST_DATA_DIR"));
+    assert_eq!(code, Some(64), "{text}");
+    assert!(
+        text.contains("variable HINDCAST_DATA_DIR: its value is no UTF-8"),
+        "{text}"
+    );
+    let (code, text) = told(OsStr::from_bytes(b"HINDCAST_\xff"));
+    assert_eq!(code, Some(64), "{text}");
+    assert!(text.contains("there is no such setting"), "{text}");
+    for anothers in ["HINDCAST_SECRET_KEY", "HINDCAST_CA_X_SERVICE_HOST", "OTHER"] {
+        let (code, text) = told(OsStr::new(anothers));
+        assert_eq!(code, Some(0), "{anothers}: {text}");
+    }
+}
+
+/// Starts a server by a shell that sets limits first; gives how many files it may open, and what it logs.
+#[cfg(target_os = "linux")]
+fn served_with_limits(limits: &str) -> (String, String) {
+    use std::{
+        io::{BufRead, BufReader, Read},
+        process::{Command, Stdio},
+    };
+    let folder = TempDir::new().expect("a folder");
+    let script = format!("{limits} && exec \"$0\" serve --listen 127.0.0.1:0 --data-dir \"$1\"");
+    let mut server = Command::new("sh")
+        .args(["-c", &script, env!("CARGO_BIN_EXE_hindcast")])
+        .arg(folder.path().join("data"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().expect("piped"))
+        .read_line(&mut line)
+        .expect("says where it is");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.id()));
+    server.kill().expect("runs still");
+    server.wait().expect("ends");
+    let mut logged = String::new();
+    let mut stderr = server.stderr.take().expect("piped");
+    stderr.read_to_string(&mut logged).expect("text");
+    let limits = limits.unwrap_or_else(|error| panic!("{error}: {line}{logged}"));
+    let mut lines = limits.lines();
+    let files = lines.find_map(|line| line.strip_prefix("Max open files"));
+    let soft = files.and_then(|files| files.split_whitespace().next());
+    (soft.expect("a limit").to_owned(), logged)
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_opens_as_many_files_as_it_may() {
+    let (files, logged) = served_with_limits("ulimit -Sn 128 && ulimit -Hn 512");
+    assert_eq!(files, "512", "{logged}");
+    assert!(
+        logged.contains("fewer files may be open than connections"),
+        "{logged}"
     );
 }
 

@@ -20,15 +20,22 @@ use tonic_types::StatusExt;
 /// How often a test looks whether something has come about, and how long in between.
 const LOOKS: usize = 500;
 const BETWEEN: Duration = Duration::from_millis(20);
+/// How long it waits for what must come about by itself.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn clock() -> Arc<dyn Clock> {
     SystemClock::shared()
 }
 
+/// Any free port of this machine.
+pub(crate) fn any_port() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, 0))
+}
+
 /// Any free port of this machine, everything in `folder`.
 pub(crate) fn settings(folder: &TempDir) -> ServerConfig {
     ServerConfig {
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        listen: any_port(),
         store_cache_bytes: 16 << 20,
         reload_interval: Duration::from_millis(20),
         ..ServerConfig::new(folder.path().join("data"))
@@ -129,6 +136,14 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(
     panic!("never: {what}");
 }
 
+/// What `future` gives, if it ever does.
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::select! {
+        done = future => done,
+        () = clock().sleep(PATIENCE) => panic!("never: {what}"),
+    }
+}
+
 /// An authority, and certificates that it signs.
 pub(crate) struct Authority {
     issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
@@ -176,9 +191,21 @@ impl Authority {
     }
 }
 
-/// Writes a text into a folder.
+/// Writes a text into a folder; who looks meanwhile sees the old one or the new one, whole.
 pub(crate) fn put(folder: &Path, name: &str, text: &str) -> PathBuf {
-    let path = folder.join(name);
-    std::fs::write(&path, text).expect("written");
+    let (path, new) = (folder.join(name), folder.join(format!("{name}.new")));
+    std::fs::write(&new, text).expect("written");
+    std::fs::rename(&new, &path).expect("in its place");
     path
+}
+
+/// How often looking at `files` again came to `outcome`, of a server with a metrics port.
+pub(crate) async fn reloads(server: &RunningServer, files: &str, outcome: &str) -> u64 {
+    let address = server.metrics_addr().expect("it is on");
+    let page = reqwest::get(format!("http://{address}/metrics")).await;
+    let page = page.expect("answers").text().await.expect("text");
+    let series = format!("hindcast_reloads_total{{files=\"{files}\",outcome=\"{outcome}\"}} ");
+    let mut lines = page.lines();
+    let count = lines.find_map(|line| line.strip_prefix(&series));
+    count.expect("it is exposed").parse().expect("a number")
 }

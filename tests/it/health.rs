@@ -25,7 +25,7 @@ use crate::backfill_support::{Clients, Rig, micros};
 /// A clock that lets nobody but the test's own thread know the time, until it is released: a store that must know it to
 /// recover stays in that.
 #[derive(Debug)]
-struct StalledClock {
+pub(crate) struct StalledClock {
     clock: Arc<ManualClock>,
     own: ThreadId,
     is_released: Mutex<bool>,
@@ -33,7 +33,7 @@ struct StalledClock {
 }
 
 impl StalledClock {
-    fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             clock: ManualClock::starting_at(micros("2014-01-01T00:00:00Z")),
             own: thread::current().id(),
@@ -42,7 +42,11 @@ impl StalledClock {
         })
     }
 
-    fn release(&self) {
+    pub(crate) fn stall(&self) {
+        *self.is_released.lock().expect("whole") = false;
+    }
+
+    pub(crate) fn release(&self) {
         *self.is_released.lock().expect("whole") = true;
         self.released.notify_all();
     }
@@ -101,12 +105,13 @@ pub(crate) async fn probe(address: SocketAddr, path: &str) -> (u16, String) {
     )
 }
 
-const SERVICES: [&str; 5] = [
+const SERVICES: [&str; 6] = [
     "",
     "hindcast.v1.EntityStoreService",
     "hindcast.v1.CatalogService",
     "hindcast.v1.BackfillService",
     "hindcast.v1.AdminService",
+    "hindcast.v1.RateLimitService",
 ];
 
 #[tokio::test]

@@ -1,17 +1,28 @@
 //! TLS, mutual TLS, certificates that change, and servers that would be unguarded.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use hindcast::{
     auth::Role,
     server::{RunningServer, ServerConfig, TlsFiles},
 };
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio_rustls::TlsConnector;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Error, Identity};
 
 use super::guard_support::{
-    Authority, Pair, call, put, refused_start, serve, settings, token, token_of, until,
+    Authority, Pair, any_port, call, put, refused_start, reloads, serve, settings, token, token_of,
+    until, within,
 };
 
 const LIST: &str = "/hindcast.v1.EntityStoreService/ListEntityTypes";
@@ -95,6 +106,35 @@ async fn clients_that_say_nothing_hold_nobody_up() {
 }
 
 #[tokio::test]
+async fn a_client_that_says_nothing_after_its_handshake_is_closed() {
+    let folder = TempDir::new().expect("a folder");
+    let authority = Authority::new("ours");
+    let mut config = with_tls(&folder, &authority.sign());
+    config.protection.max_connections = 1;
+    config.protection.handshake_timeout = Duration::from_millis(500);
+    let server = serve(config).await;
+    let mut roots = RootCertStore::empty();
+    let certificate = CertificateDer::from_pem_slice(authority.pem.as_bytes());
+    roots.add(certificate.expect("PEM")).expect("a root");
+    let client = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(server.local_addr())
+        .await
+        .expect("connects");
+    let name = ServerName::try_from("localhost").expect("a name");
+    let connecting = TlsConnector::from(Arc::new(client)).connect(name, stream);
+    let mut silent = connecting.await.expect("shakes hands");
+    let served = within("its place is free", is_served(&server, &authority, None));
+    assert!(served.await);
+    // It is the end, or a reset.
+    let _ = within("it is closed", silent.read_to_end(&mut Vec::new())).await;
+    server.shutdown().await.expect("stops");
+}
+
+#[tokio::test]
 async fn with_a_client_authority_every_client_shows_a_certificate() {
     let folder = TempDir::new().expect("a folder");
     let (servers, clients) = (Authority::new("servers"), Authority::new("clients"));
@@ -120,13 +160,24 @@ async fn with_a_client_authority_every_client_shows_a_certificate() {
 async fn new_certificates_are_taken_without_a_restart_and_broken_ones_are_not() {
     let folder = TempDir::new().expect("a folder");
     let (old, new) = (Authority::new("old"), Authority::new("new"));
-    let server = serve(with_tls(&folder, &old.sign())).await;
+    let config = ServerConfig {
+        metrics_listen: Some(any_port()),
+        ..with_tls(&folder, &old.sign())
+    };
+    let server = serve(config).await;
+    let failed_more_than = async |before: u64| {
+        until("the broken files are looked at", || async {
+            (reloads(&server, "certificates", "failed").await > before).then_some(())
+        })
+        .await;
+    };
     let open = connect(&server, &old, None).await.expect("connects");
     assert!(!is_served(&server, &new, None).await);
 
     // A certificate whose key is not there yet: between two writes, that is what is found.
     let pair = new.sign();
     put(folder.path(), "tls.crt", &pair.cert);
+    failed_more_than(0).await;
     assert!(is_served(&server, &old, None).await);
     put(folder.path(), "tls.key", &pair.key);
     until("the new certificate is shown", || async {
@@ -138,11 +189,12 @@ async fn new_certificates_are_taken_without_a_restart_and_broken_ones_are_not() 
         .await
         .expect("open connections stay");
 
+    // Usable files are in place: from here on every failure is one of nonsense.
+    let before = reloads(&server, "certificates", "failed").await;
     put(folder.path(), "tls.crt", "nonsense");
     put(folder.path(), "tls.key", "nonsense");
-    for _ in 0..3 {
-        assert!(is_served(&server, &new, None).await);
-    }
+    failed_more_than(before).await;
+    assert!(is_served(&server, &new, None).await);
     drop(open);
     server.shutdown().await.expect("stops");
 }

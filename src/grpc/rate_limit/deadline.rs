@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tonic::metadata::MetadataMap;
 
+use crate::server::deadline::timeout;
+
 /// The part of a deadline that the way back gets, within bounds.
 const MARGIN_DIVISOR: u32 = 10;
 const MIN_MARGIN: Duration = Duration::from_millis(1);
@@ -11,7 +13,7 @@ const MAX_MARGIN: Duration = Duration::from_millis(200);
 
 /// How long a call may wait, by its `grpc-timeout`; `None`: it has no deadline that can be read.
 pub(super) fn patience(metadata: &MetadataMap) -> Option<Duration> {
-    let timeout = parse(metadata.get("grpc-timeout")?.to_str().ok()?)?;
+    let timeout = timeout(metadata.as_ref())?;
     let margin = (timeout / MARGIN_DIVISOR).clamp(MIN_MARGIN, MAX_MARGIN);
     Some(timeout.saturating_sub(margin))
 }
@@ -24,47 +26,9 @@ pub(super) fn earlier(one: Option<Duration>, other: Option<Duration>) -> Option<
     }
 }
 
-/// **Source**: gRPC over HTTP/2, `Timeout`: up to eight digits and a unit.
-fn parse(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return None;
-    }
-    let number: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(number * 3_600),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn timeouts_of_the_protocol() {
-        for (text, expected) in [
-            ("1H", Some(Duration::from_secs(3_600))),
-            ("2M", Some(Duration::from_secs(120))),
-            ("3S", Some(Duration::from_secs(3))),
-            ("99999999m", Some(Duration::from_millis(99_999_999))),
-            ("5u", Some(Duration::from_micros(5))),
-            ("6n", Some(Duration::from_nanos(6))),
-            ("", None),
-            ("S", None),
-            ("-1S", None),
-            ("100000000S", None),
-            ("1s", None),
-            ("1é", None),
-        ] {
-            assert_eq!(parse(text), expected, "{text}");
-        }
-    }
 
     #[test]
     fn the_answer_leaves_before_the_deadline() {
