@@ -348,7 +348,10 @@ async fn client_commands_speak_tls_and_show_their_token() {
         (output.status.code(), text)
     };
     let list = ["type", "list", "--ca", &ca];
-    assert_eq!(run(&list, Some(&token_of("r"))), (Some(0), String::new()));
+    for noun in ["type", "source", "transform", "table", "backfill", "limit"] {
+        let list = [noun, "list", "--ca", &ca];
+        assert_eq!(run(&list, Some(&token_of("r"))), (Some(0), String::new()));
+    }
     let with_file = [list.as_slice(), &["--token-file", &token_file]].concat();
     assert_eq!(run(&with_file, None), (Some(0), String::new()));
     let (code, text) = run(&list, None);
