@@ -413,8 +413,8 @@ impl Gate {
     /// What must be on disk after a change of the statement: what counts on, and nothing of quotas that are not stated any
     /// more. Those come last, because what counts on was made of them.
     pub(super) fn rewrite(&mut self) -> Vec<Write> {
-        let promised = |counter: &Counter| (counter.quota().grain, counter.promised());
-        let mut counts: Histories = self.counters.iter().map(promised).collect();
+        let promised = |counter: &mut Counter| (counter.quota().grain, counter.promised());
+        let mut counts: Histories = self.counters.iter_mut().map(promised).collect();
         for grain in [Grain::Hourly, Grain::Daily] {
             if counts.iter().all(|(counted, _)| *counted != grain) {
                 counts.push((grain, History::new()));

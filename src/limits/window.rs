@@ -50,6 +50,8 @@ struct Lot {
     start: i64,
     /// How many are written down as granted once it is done.
     target: u64,
+    /// How many of those as granted to backfills.
+    backfill: u64,
 }
 
 /// The quota of an hour or a date.
@@ -66,6 +68,8 @@ pub(super) struct Counter {
     latest: i64,
     /// How many of the current window are written down as granted.
     written: u64,
+    /// How many of them as granted to backfills: what live callers give back must not become theirs unwritten.
+    written_backfill: u64,
     /// Set while a lot is being written.
     writing: Option<Lot>,
 }
@@ -86,6 +90,7 @@ impl Counter {
             carried: ByClass::default(),
             latest: wall,
             written: 0,
+            written_backfill: 0,
             writing: None,
         };
         counter.enter(wall);
@@ -128,6 +133,7 @@ impl Counter {
         self.current = Count { start, end, used };
         self.latest = latest;
         self.written = 0;
+        self.written_backfill = 0;
         self.writing = None;
         merge(&mut self.past);
         self.carry();
@@ -157,7 +163,10 @@ impl Counter {
         if used.total() + permits > self.quota.permits || used.get(class) + permits > most {
             return Err(Empty::Until(self.current.end));
         }
-        if self.current.used.total() + permits > self.written {
+        let own = self.current.used;
+        let is_written = own.total() + permits <= self.written
+            && (class == Class::Live || own.backfill + permits <= self.written_backfill);
+        if !is_written {
             return Err(Empty::Unwritten);
         }
         Ok(())
@@ -189,31 +198,43 @@ impl Counter {
         let lot = (self.quota.permits / LOT_DIVISOR).max(1);
         let needed = used.saturating_add(u64::from(wanted));
         let ahead = self.written.saturating_sub(used);
-        let enough = needed <= self.written && ahead.saturating_mul(2) >= lot;
-        let target = needed.saturating_add(lot).min(self.room());
-        if self.writing.is_some() || enough || target <= self.written {
+        let of_backfills = self.current.used.backfill.saturating_add(u64::from(wanted));
+        let is_written = needed <= self.written && of_backfills <= self.written_backfill;
+        let enough = is_written && ahead.saturating_mul(2) >= lot;
+        let target = needed
+            .saturating_add(lot)
+            .min(self.room())
+            .max(self.written);
+        if self.writing.is_some() || enough || (is_written && target == self.written) {
             return None;
         }
         self.writing = Some(Lot {
             id,
             start: self.current.start,
             target,
+            backfill: u64::MAX,
         });
         Some(self.promised())
     }
 
-    /// What counts as granted after a crash: what was set aside too.
-    pub(super) fn promised(&self) -> History {
-        let used = self.current.used;
+    /// What counts as granted after a crash, once it is on disk: what was set aside too. Whose permits those will be is not
+    /// known: as a backfill's they count against the whole and against the smaller share.
+    pub(super) fn promised(&mut self) -> History {
+        let Count { used, .. } = self.current;
         let target = self.writing.map_or(0, |lot| lot.target).max(self.written);
-        // Whose permits they will be is not known: as a backfill's they count against the whole and against the smaller share.
-        let rest = target.saturating_sub(used.total());
+        let backfill = target.saturating_sub(used.live).max(used.backfill);
+        // Whichever of two writes a crash leaves must hold what is granted meanwhile.
+        self.written_backfill = self.written_backfill.min(backfill);
+        if let Some(lot) = &mut self.writing {
+            lot.backfill = lot.backfill.min(backfill);
+        }
+        let used = ByClass {
+            live: used.live,
+            backfill,
+        };
         let mut history = self.past.clone();
         history.push(Count {
-            used: used.plus(ByClass {
-                live: 0,
-                backfill: rest,
-            }),
+            used,
             ..self.current
         });
         history.sort_unstable_by_key(|count| count.start);
@@ -234,6 +255,7 @@ impl Counter {
             && lot.start == self.current.start
         {
             self.written = self.written.max(lot.target);
+            self.written_backfill = lot.backfill;
         }
     }
 
