@@ -16,14 +16,12 @@ use super::{
     secret::Secrets,
     template::host_address,
 };
-use crate::store::Value;
+use crate::{limits::MAX_RETRY_AFTER, store::Value, time::Clock};
 
 /// Largest response.
 const MAX_RESPONSE_BYTES: usize = 1 << 20;
 /// How long a connection may take; the call's timeout may be shorter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest time that an outside system can ask to be left alone.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// An answer's columns, by name.
 pub(super) type Answer = BTreeMap<String, Option<Value>>;
@@ -73,13 +71,13 @@ impl Http {
         })
     }
 
-    /// Asks once. `now_micros` is for a Retry-After that is a date.
+    /// Asks once. The clock is for a Retry-After that is a date.
     pub(super) async fn ask(
         &self,
         definition: &Definition,
         asked: &str,
         url: Url,
-        now_micros: i64,
+        clock: &dyn Clock,
     ) -> Result<Answer, Failure> {
         let call = definition.name();
         if let Some(address) = host_address(&url)
@@ -107,7 +105,7 @@ impl Http {
             return Ok(columns.map(|column| (column.name.clone(), None)).collect());
         }
         if !status.is_success() {
-            return Err(of_status(definition, asked, &response, now_micros));
+            return Err(of_status(definition, asked, &response, clock.now_micros()));
         }
         let body = read(definition, asked, response).await?;
         take(definition, &body).map_err(|problem| {
@@ -180,13 +178,14 @@ fn of_status(
 
 /// Seconds, or a date as HTTP writes it.
 fn retry_after(text: &str, now_micros: i64) -> Option<Duration> {
-    let wait = match text.trim().parse::<u64>() {
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            let at = DateTime::parse_from_rfc2822(text.trim()).ok()?;
-            let micros = at.timestamp_micros().saturating_sub(now_micros);
-            Duration::from_micros(u64::try_from(micros).unwrap_or(0))
-        }
+    let text = text.trim();
+    let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // Only a number that is too large cannot be read.
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        let at = DateTime::parse_from_rfc2822(text).ok()?;
+        let micros = at.timestamp_micros().saturating_sub(now_micros);
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
     };
     Some(wait.min(MAX_RETRY_AFTER))
 }
@@ -280,9 +279,11 @@ mod tests {
             ("0", Some(0)),
             ("120", Some(120)),
             ("999999999", Some(86_400)),
+            ("99999999999999999999999", Some(86_400)),
             ("Fri, 01 Mar 2024 00:01:00 GMT", Some(60)),
             ("Thu, 29 Feb 2024 00:00:00 GMT", Some(0)),
             ("soon", None),
+            ("", None),
             ("-1", None),
         ] {
             let wait = retry_after(text, now_micros);

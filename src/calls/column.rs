@@ -10,6 +10,9 @@ use crate::{
     store::{AttributeKind, Decimal, Value},
 };
 
+/// Significant digits that a float gives back as they were: `f64::DIGITS`.
+const EXACT_DIGITS: usize = f64::DIGITS as usize;
+
 /// A column, ready to be looked for.
 #[derive(Debug, Clone)]
 pub(super) struct Column {
@@ -64,6 +67,14 @@ impl Column {
         if found.is_null() {
             return Ok(None);
         }
+        if is_inexact(self.kind, found) {
+            return Err(format!(
+                "the response has a number of more than {EXACT_DIGITS} digits at {}, and column {:?} is {}: only as a string is it exact",
+                self.path_text,
+                self.name,
+                call_type_name(self.kind)
+            ));
+        }
         let value = read(self.kind, found).ok_or_else(|| {
             format!(
                 "the response has {} at {}, and column {:?} is {}",
@@ -77,6 +88,40 @@ impl Column {
     }
 }
 
+/// Whether the response may have said another decimal than the parser did: what is no integer it holds as a float.
+fn is_inexact(kind: AttributeKind, json: &Json) -> bool {
+    let (AttributeKind::Decimal { .. }, Json::Number(number)) = (kind, json) else {
+        return false;
+    };
+    if number.is_i64() || number.is_u64() {
+        return false;
+    }
+    let text = number.to_string();
+    let digits = text.split(['e', 'E']).next().unwrap_or_default();
+    let digits: String = digits.chars().filter(char::is_ascii_digit).collect();
+    digits.trim_matches('0').len() > EXACT_DIGITS
+}
+
+/// Digits, with a point or an exponent or both, such as `-1.5e-7`.
+fn decimal(text: &str) -> Option<Decimal> {
+    let Some((digits, exponent)) = text.split_once(['e', 'E']) else {
+        return Decimal::parse(text);
+    };
+    let Decimal { unscaled, scale } = Decimal::parse(digits)?;
+    let scale = i32::from(scale).checked_sub(exponent.parse::<i32>().ok()?)?;
+    if unscaled == 0 {
+        return Some(Decimal { unscaled, scale: 0 });
+    }
+    match u8::try_from(scale) {
+        Ok(scale) => Some(Decimal { unscaled, scale }),
+        Err(_) => {
+            let factor = 10i128.checked_pow(scale.checked_neg()?.try_into().ok()?)?;
+            let unscaled = unscaled.checked_mul(factor)?;
+            Some(Decimal { unscaled, scale: 0 })
+        }
+    }
+}
+
 fn read(kind: AttributeKind, json: &Json) -> Option<Value> {
     Some(match kind {
         AttributeKind::Bool => Value::Bool(json.as_bool()?),
@@ -84,8 +129,8 @@ fn read(kind: AttributeKind, json: &Json) -> Option<Value> {
         AttributeKind::Float64 => Value::Float64(json.as_f64()?),
         AttributeKind::Decimal { precision, scale } => {
             let decimal = match json {
-                Json::String(text) => Decimal::parse(text)?,
-                Json::Number(number) => Decimal::parse(&number.to_string())?,
+                Json::String(text) => decimal(text)?,
+                Json::Number(number) => decimal(&number.to_string())?,
                 Json::Null | Json::Bool(_) | Json::Array(_) | Json::Object(_) => return None,
             };
             Value::Decimal(decimal.rescaled(precision, scale)?)
@@ -216,6 +261,52 @@ mod tests {
             let problem = take(kind, path, &response).expect_err(path);
             assert!(problem.contains(part), "{problem}");
         }
+    }
+
+    #[test]
+    fn decimals_are_exact_or_refused() {
+        let kind = AttributeKind::Decimal {
+            precision: 38,
+            scale: 9,
+        };
+        for (json, expected) in [
+            ("1e-7", Some("0.000000100")),
+            ("\"1E-7\"", Some("0.000000100")),
+            ("\"-12.5e+3\"", Some("-12500.000000000")),
+            ("12.5e3", Some("12500.000000000")),
+            ("0e-400", Some("0.000000000")),
+            ("0.1", Some("0.100000000")),
+            ("100.000000000000000000", Some("100.000000000")),
+            ("123456789.012345", Some("123456789.012345000")),
+            ("123456789012.123456", None),
+            ("\"123456789012.123456\"", Some("123456789012.123456000")),
+            ("9007199254740993", Some("9007199254740993.000000000")),
+            (
+                "18446744073709551615",
+                Some("18446744073709551615.000000000"),
+            ),
+            ("18446744073709551617", None),
+            ("1e22", Some("10000000000000000000000.000000000")),
+            ("1e300", None),
+            ("1e-300", None),
+            ("\"1e\"", None),
+            ("\"e1\"", None),
+            ("\"1e-99999999999\"", None),
+        ] {
+            let response = serde_json::from_str(json).expect(json);
+            let taken = take(kind, "$", &response).ok().flatten();
+            let Some(Value::Decimal(decimal)) = taken else {
+                assert_eq!((taken, expected), (None, None), "{json}");
+                continue;
+            };
+            assert_eq!(Some(decimal.to_string().as_str()), expected, "{json}");
+        }
+        let response = serde_json::from_str("123456789012.123456").expect("a number");
+        let problem = take(kind, "$", &response).expect_err("too many digits");
+        assert!(
+            problem.contains("only as a string is it exact"),
+            "{problem}"
+        );
     }
 
     #[test]

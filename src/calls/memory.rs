@@ -16,6 +16,7 @@ use super::{
     client::Answer,
     definition::{ASKED_AT, Definition},
     refusal::{Fault, Refused},
+    under_way::Claim,
 };
 use crate::{
     catalog::{TransformSpec, call_type_name},
@@ -29,7 +30,8 @@ use crate::{
 /// An answer that is to be kept.
 #[derive(Debug)]
 pub(super) struct Answered {
-    pub(super) id: String,
+    /// Held until the answer is on disk.
+    pub(super) claim: Claim,
     /// `None`: from when it is kept.
     pub(super) valid_from: Option<ValidTime>,
     pub(super) answer: Answer,
@@ -126,7 +128,7 @@ impl Memory {
             attributes.insert(ASKED_AT.to_owned(), asked_at);
             Mutation {
                 entity_type: self.entity_type.name().to_owned(),
-                entity_id: answered.id.clone(),
+                entity_id: answered.claim.id().to_owned(),
                 operation: Operation::Put(attributes),
                 valid_from: answered.valid_from,
                 until: Until::Forever,

@@ -54,7 +54,7 @@ pub struct CallCounts {
     pub answers: u64,
     /// Answers that were there already.
     pub remembered: u64,
-    /// Time in which at least one call waited: for a permit, or to be tried again.
+    /// Time in which at least one call waited: for a permit, to be tried again, or for an answer that another asks for.
     pub waited_micros: u64,
 }
 

@@ -9,7 +9,8 @@
 //! - `address`, `client`: one request.
 //! - `memory`: answers that are kept.
 //! - [`CallRun`]: asking on behalf of one attempt; [`CallMeter`]: what that came to.
-//! - [`Gate`]: what is needed of rate limits.
+//! - `under_way`: questions that are being asked: whoever asks the same waits for that answer.
+//! - [`RateLimiter`]: what is needed of rate limits.
 //!
 //! Invariants: a question about an instant at or after the partition's end is refused before it gets here (`PT-1`, in
 //! `engine`); all attempts of a partition get the same answers (`PT-2`), because they are kept before they are used, and
@@ -20,21 +21,22 @@ mod client;
 mod column;
 mod definition;
 mod error;
-mod gate;
 mod memory;
 mod meter;
+mod rate_limiter;
 mod refusal;
 mod run;
 mod secret;
 mod template;
+mod under_way;
 
 use std::sync::Arc;
 
 pub use definition::Definition;
 pub use error::Error;
-pub use gate::{Gate, Permit, Told};
 pub use memory::{DeclareError, declare};
 pub use meter::{CallCounts, CallMeter, Wait};
+pub use rate_limiter::{Permit, RateLimiter, Told};
 pub use refusal::{Fault, Refused};
 pub use run::{CallRun, CallWork, Question};
 pub use secret::Secrets;
@@ -45,35 +47,37 @@ use crate::{ids::IdSource, store::Store, telemetry::CallMetrics, time::Clock};
 #[derive(Debug, Clone)]
 pub struct Calls {
     store: Store,
-    gate: Arc<dyn Gate>,
+    limiter: Arc<dyn RateLimiter>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
     http: Arc<client::Http>,
     metrics: CallMetrics,
+    under_way: under_way::UnderWay,
 }
 
 impl Calls {
     /// Calls that keep their answers in `store`.
     pub fn new(
         store: Store,
-        gate: Arc<dyn Gate>,
+        limiter: Arc<dyn RateLimiter>,
         clock: Arc<dyn Clock>,
         ids: Arc<dyn IdSource>,
         secrets: Secrets,
     ) -> Self {
         Self {
             store,
-            gate,
+            limiter,
             clock,
             ids,
             http: Arc::new(client::Http::new(secrets)),
             metrics: CallMetrics::default(),
+            under_way: under_way::UnderWay::default(),
         }
     }
 
     /// The rate limits.
-    pub fn gate(&self) -> &Arc<dyn Gate> {
-        &self.gate
+    pub fn limiter(&self) -> &Arc<dyn RateLimiter> {
+        &self.limiter
     }
 
     /// What the requests of all attempts came to.

@@ -1,6 +1,10 @@
 //! Asking, on behalf of one attempt.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use arrow::{
     array::{ArrayRef, StringArray, StructArray, TimestampMicrosecondArray, new_null_array},
@@ -13,9 +17,10 @@ use super::{
     Calls, Error,
     client::{Answer, Failure},
     definition::Definition,
-    gate::Told,
     memory::{Answered, Found, Memory},
     meter::CallMeter,
+    rate_limiter::Told,
+    under_way::{Claim, Claimed},
 };
 use crate::{
     telemetry::RequestOutcome,
@@ -66,7 +71,7 @@ pub struct CallRun {
 
 impl CallRun {
     /// The answer to each question, as [`Definition::answer_type`]; null where there is none. What is not known is asked, each
-    /// question once, and kept on disk before it is given.
+    /// question once, also if other attempts ask it at the same time, and kept on disk before it is given.
     ///
     /// # Errors
     /// The first call that failed; the answers of the others are kept.
@@ -81,12 +86,36 @@ impl CallRun {
             Some(basis) if !self.work.refresh => Some(memory.find(&rows.ids, &rows.at, basis)?),
             Some(_) | None => None,
         };
-        let mut latest = memory.find(&rows.ids, &rows.at, self.calls.store.latest_basis())?;
-        let missing = self.missing(&memory, questions, &rows, pinned.as_ref(), &latest);
-        if !missing.is_empty() {
-            self.ask_all(&memory, definition, missing).await?;
+        let look = || {
             let at = Rows::instants(self, questions);
-            latest = memory.find(&rows.ids, &at, self.calls.store.latest_basis())?;
+            memory.find(&rows.ids, &at, self.calls.store.latest_basis())
+        };
+        let mut latest = look()?;
+        let mut asked = HashSet::new();
+        loop {
+            let missing = self.missing(&memory, questions, &rows, pinned.as_ref(), &latest, &asked);
+            if missing.is_empty() {
+                break;
+            }
+            let (mut mine, theirs) = self.claim(&memory, missing);
+            if !mine.is_empty() {
+                // Somebody may have kept the answer between the look and the claim.
+                latest = look()?;
+                let missing =
+                    self.missing(&memory, questions, &rows, pinned.as_ref(), &latest, &asked);
+                mine.retain(|(claim, _)| missing.contains_key(claim.id()));
+                asked.extend(mine.iter().map(|(claim, _)| claim.id().to_owned()));
+                self.ask_all(&memory, definition, mine).await?;
+            }
+            let waiting = self
+                .work
+                .meter
+                .wait(&self.calls.clock, definition.rate_limit());
+            for over in theirs {
+                over.cancelled().await;
+            }
+            drop(waiting);
+            latest = look()?;
         }
         let nothing = new_null_array(&definition.answer_type(), 1);
         let mut picks = Vec::with_capacity(questions.len());
@@ -114,7 +143,24 @@ impl CallRun {
         self.work.refresh.then_some(self.work.created_micros)
     }
 
-    /// Each question that has no answer yet, once.
+    /// Those that nobody asks yet, and the ends of the others.
+    fn claim(
+        &self,
+        memory: &Memory,
+        questions: HashMap<String, Question>,
+    ) -> (Vec<(Claim, Question)>, Vec<CancellationToken>) {
+        let mut mine = Vec::new();
+        let mut theirs = Vec::new();
+        for (id, question) in questions {
+            match self.calls.under_way.claim(memory.entity_type(), &id) {
+                Claimed::Mine(claim) => mine.push((claim, question)),
+                Claimed::Theirs(over) => theirs.push(over),
+            }
+        }
+        (mine, theirs)
+    }
+
+    /// Each question that has no answer yet and was not `asked`, once.
     fn missing(
         &self,
         memory: &Memory,
@@ -122,6 +168,7 @@ impl CallRun {
         rows: &Rows,
         pinned: Option<&Found>,
         latest: &Found,
+        asked: &HashSet<String>,
     ) -> HashMap<String, Question> {
         let mut missing = HashMap::new();
         for (row, question) in questions.iter().enumerate() {
@@ -129,6 +176,9 @@ impl CallRun {
                 continue;
             };
             let id = rows.ids.value(row);
+            if asked.contains(id) {
+                continue;
+            }
             let is_known =
                 pinned.is_some_and(|found| found.has(row, None)) || latest.has(row, self.since());
             if is_known {
@@ -145,7 +195,7 @@ impl CallRun {
         &self,
         memory: &Memory,
         definition: &Arc<Definition>,
-        questions: HashMap<String, Question>,
+        questions: Vec<(Claim, Question)>,
     ) -> Result<(), Error> {
         let giving_up = CancellationToken::new();
         let mut queue = questions.into_iter();
@@ -156,10 +206,10 @@ impl CallRun {
         let mut outcome = Ok(());
         loop {
             while outcome.is_ok() && asking.len() < IN_FLIGHT && answered.len() < KEPT_AT_ONCE {
-                let Some((id, question)) = queue.next() else {
+                let Some((claim, question)) = queue.next() else {
                     break;
                 };
-                asking.push(self.ask(definition, id, question, &giving_up));
+                asking.push(self.ask(definition, claim, question, &giving_up));
             }
             if !is_keeping && !answered.is_empty() {
                 let some = answered.len().min(KEPT_AT_ONCE);
@@ -194,7 +244,7 @@ impl CallRun {
     async fn ask(
         &self,
         definition: &Definition,
-        id: String,
+        claim: Claim,
         question: Question,
         giving_up: &CancellationToken,
     ) -> Result<Answered, Error> {
@@ -214,20 +264,21 @@ impl CallRun {
             let permit = self.permit(definition, giving_up).await?;
             self.work.meter.requested();
             count += 1;
-            let now_micros = self.calls.clock.now_micros();
             let start_micros = self.calls.clock.monotonic_micros();
             let outcome = self
                 .calls
                 .http
-                .ask(definition, &asked, url.clone(), now_micros)
+                .ask(definition, &asked, url.clone(), &*self.calls.clock)
                 .await;
-            drop(permit);
             self.record(&outcome, start_micros);
-            match self.judge(definition, &asked, count, outcome)? {
+            let judged = self.judge(definition, &asked, count, outcome);
+            // The limit has heard of a 429 before the place goes to the next request.
+            drop(permit);
+            match judged? {
                 Ok(answer) => {
                     self.work.meter.answered();
                     return Ok(Answered {
-                        id,
+                        claim,
                         valid_from: question.valid_time,
                         answer,
                     });
@@ -261,7 +312,7 @@ impl CallRun {
         let limit = definition.rate_limit();
         let entering = self
             .calls
-            .gate
+            .limiter
             .enter(definition.name(), limit, &self.work.backfill);
         let _waiting = self.work.meter.wait(&self.calls.clock, limit);
         tokio::select! {
@@ -281,7 +332,7 @@ impl CallRun {
         let limit = definition.rate_limit();
         match outcome {
             Ok(answer) => {
-                self.calls.gate.told(limit, Told::Answered);
+                self.calls.limiter.told(limit, Told::Answered);
                 Ok(Ok(answer))
             }
             Err(Failure::Final(error)) => Err(error),
@@ -291,7 +342,9 @@ impl CallRun {
                 retry_after,
             }) => {
                 if is_throttled {
-                    self.calls.gate.told(limit, Told::Throttled { retry_after });
+                    self.calls
+                        .limiter
+                        .told(limit, Told::Throttled { retry_after });
                 }
                 if count > definition.spec.retries {
                     return Err(Error::Unanswered {

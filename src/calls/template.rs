@@ -48,7 +48,10 @@ pub(super) struct UrlTemplate {
     placeholders: Vec<String>,
     /// For people: without the query.
     shown: String,
-    segment_count: usize,
+    /// Scheme, host and port.
+    origin: String,
+    /// Of each part of the path, whether it holds something.
+    segments: Vec<bool>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,17 +78,16 @@ impl UrlTemplate {
             ));
         }
         let (parts, placeholders) = split(field, text)?;
-        let mut template = Self {
+        let url = sample(field, text, &parts)?;
+        check_url(field, &url)?;
+        check_query(field, text)?;
+        Ok(Self {
             parts,
             placeholders,
             shown: text.split('?').next().unwrap_or_default().to_owned(),
-            segment_count: 0,
-        };
-        check_authority(field, text)?;
-        let url = check_url(field, text, &template.sample())?;
-        check_query(field, text)?;
-        template.segment_count = segments(&url);
-        Ok(template)
+            origin: origin(&url),
+            segments: segments(&url),
+        })
     }
 
     /// The placeholders, in the order in which they come first.
@@ -103,16 +105,9 @@ impl UrlTemplate {
     /// # Errors
     /// Values that would ask for something else than the template says.
     pub(super) fn fill(&self, values: &[String]) -> Result<Url, String> {
-        let mut text = String::new();
-        for part in &self.parts {
-            match part {
-                Part::Text(literal) => text.push_str(literal),
-                Part::Value(index) => {
-                    let value = values.get(*index).map_or("", String::as_str);
-                    encode(value, &mut text);
-                }
-            }
-        }
+        let text = join(&self.parts, |index, text| {
+            encode(values.get(index).map_or("", String::as_str), text);
+        });
         if text.len() > MAX_FILLED_BYTES {
             return Err(format!(
                 "the URL takes {} bytes with it: at most {MAX_FILLED_BYTES} are possible",
@@ -120,41 +115,56 @@ impl UrlTemplate {
             ));
         }
         let url = Url::parse(&text).map_err(|error| format!("it makes no URL: {error}"))?;
-        // "." and ".." would climb to another resource.
-        if segments(&url) != self.segment_count || url.path().contains("//") {
+        // An empty part, "." and ".." ask for another resource.
+        if segments(&url) != self.segments || origin(&url) != self.origin {
             return Err("it makes another path of the URL than the template's".to_owned());
         }
         Ok(url)
     }
-
-    fn sample(&self) -> String {
-        let part = |part: &Part| match part {
-            Part::Text(text) => text.clone(),
-            Part::Value(_) => "x".to_owned(),
-        };
-        self.parts.iter().map(part).collect()
-    }
 }
 
-/// Values must not choose the host.
-fn check_authority(field: &str, text: &str) -> Result<(), Refused> {
-    let after = text.find("://").map_or("", |at| &text[at + 3..]);
-    let authority = after.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.contains('{') {
+/// The text of `parts`; `value` writes what goes in place of a placeholder.
+fn join(parts: &[Part], value: impl Fn(usize, &mut String)) -> String {
+    let mut text = String::new();
+    for part in parts {
+        match part {
+            Part::Text(literal) => text.push_str(literal),
+            Part::Value(index) => value(*index, &mut text),
+        }
+    }
+    text
+}
+
+/// The URL with values that could stand in any part of it. Values must not choose the scheme, host or port; what these are,
+/// only the parser can say, which takes any number of slashes and backslashes for two.
+fn sample(field: &str, text: &str, parts: &[Part]) -> Result<Url, Refused> {
+    let parsed = |value: &str| Url::parse(&join(parts, |_, text| text.push_str(value)));
+    let pair = |one: &str, other: &str| -> Result<(Url, Url), String> {
+        let both = parsed(one).and_then(|one| Ok((one, parsed(other)?)));
+        both.map_err(|error| error.to_string())
+    };
+    // As a port only digits will do, as the end of a name only letters.
+    let (one, other) = pair("1", "2")
+        .or_else(|_| pair("a", "b"))
+        .map_err(|error| {
+            let problem = format!("{text:?} is not a URL: {error}");
+            Refused::new(Fault::Url, field, problem)
+        })?;
+    if origin(&one) != origin(&other) {
         return Err(Refused::new(
             Fault::Placeholder,
             field,
             "placeholders stand in the path and the query, not in the host or port",
         ));
     }
-    if authority.contains('@') {
+    if !one.username().is_empty() || one.password().is_some() {
         return Err(Refused::new(
             Fault::Secret,
             field,
-            "it names a user, and definitions are stored and shown: send an Authorization header with ${env:NAME}",
+            "it names a user, and definitions are stored and shown: send an Authorization header with ${env:HINDCAST_SECRET_NAME}",
         ));
     }
-    Ok(())
+    Ok(one)
 }
 
 fn split(field: &str, text: &str) -> Result<(Vec<Part>, Vec<String>), Refused> {
@@ -220,10 +230,8 @@ fn check_placeholder(field: &str, name: &str) -> Result<(), Refused> {
     Ok(())
 }
 
-fn check_url(field: &str, text: &str, sample: &str) -> Result<Url, Refused> {
+fn check_url(field: &str, url: &Url) -> Result<(), Refused> {
     let refused = |problem: String| Refused::new(Fault::Url, field, problem);
-    let url =
-        Url::parse(sample).map_err(|error| refused(format!("{text:?} is not a URL: {error}")))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err(refused(format!(
             "{:?} cannot be asked: http and https can",
@@ -235,7 +243,7 @@ fn check_url(field: &str, text: &str, sample: &str) -> Result<Url, Refused> {
             "it has a fragment (#), which is never sent".to_owned(),
         ));
     }
-    if let Some(found) = host_address(&url)
+    if let Some(found) = host_address(url)
         && address::is_refused(found)
     {
         return Err(Refused::new(
@@ -247,7 +255,7 @@ fn check_url(field: &str, text: &str, sample: &str) -> Result<Url, Refused> {
     if url.path().contains("//") {
         return Err(refused("its path has an empty part (//)".to_owned()));
     }
-    Ok(url)
+    Ok(())
 }
 
 /// Secrets do not stand in a URL.
@@ -261,7 +269,7 @@ fn check_query(field: &str, text: &str) -> Result<(), Refused> {
                 Fault::Secret,
                 field,
                 format!(
-                    "{name:?} is a secret, and definitions are stored and shown: send it as a header with ${{env:NAME}}"
+                    "{name:?} is a secret, and definitions are stored and shown: send it as a header with ${{env:HINDCAST_SECRET_NAME}}"
                 ),
             ));
         }
@@ -269,8 +277,13 @@ fn check_query(field: &str, text: &str) -> Result<(), Refused> {
     Ok(())
 }
 
-fn segments(url: &Url) -> usize {
-    url.path_segments().map_or(0, Iterator::count)
+fn origin(url: &Url) -> String {
+    url.origin().ascii_serialization()
+}
+
+fn segments(url: &Url) -> Vec<bool> {
+    let segments = url.path_segments().into_iter().flatten();
+    segments.map(|segment| !segment.is_empty()).collect()
 }
 
 /// Appends `value` with everything encoded that could mean something in a URL.
@@ -325,12 +338,19 @@ mod tests {
             filled(template, &["a/b?c#d&é", "%41", "2024-03-01T00:00:00Z"]).expect("filled"),
             "https://h.example/v1/a%2Fb%3Fc%23d%26%C3%A9/x-%2541?at=2024-03-01T00%3A00%3A00Z&again=a%2Fb%3Fc%23d%26%C3%A9"
         );
-        for climbing in ["", ".", ".."] {
-            assert!(
-                filled("http://h/a/{id}/b", &[climbing]).is_err(),
-                "{climbing:?}"
-            );
+        for template in [
+            "http://h/a/{id}/b",
+            "http://h/v1/customers/{id}",
+            "http://h/v1/{id}?x",
+            "http://h/{id}",
+        ] {
+            for climbing in ["", ".", ".."] {
+                let filled = filled(template, &[climbing]);
+                assert!(filled.is_err(), "{template} {climbing:?}");
+            }
         }
+        assert!(filled("http://h/a/.{id}", &[""]).is_err());
+        assert!(filled("http://h/a/{id}/", &["..."]).is_ok());
         assert!(filled("http://h/a/{id}{id}", &["."]).is_err());
         assert!(filled("http://h/a/v{id}", &[".."]).is_ok());
         assert!(filled("http://h/a?q={id}", &[""]).is_ok());
@@ -352,6 +372,14 @@ mod tests {
             ("http://{host}/{id}", Fault::Placeholder),
             ("http://h:{port}/", Fault::Placeholder),
             ("http://h{id}?x", Fault::Placeholder),
+            ("http://h.{zone}/", Fault::Placeholder),
+            ("https:///{host}/v1?at={valid_time}", Fault::Placeholder),
+            ("http:{host}/v1", Fault::Placeholder),
+            ("http:/{host}/v1", Fault::Placeholder),
+            (r"http:\\{host}\v1", Fault::Placeholder),
+            (r"http:/\{host}/v1", Fault::Placeholder),
+            ("http://u@{host}/v1", Fault::Placeholder),
+            ("http{s}://h/v1", Fault::Url),
             ("h/{id}", Fault::Url),
             ("{id}", Fault::Url),
             ("/v1/{id}", Fault::Url),
@@ -365,6 +393,11 @@ mod tests {
             ("http://[fe80::1]:80/{id}", Fault::Address),
             ("http://[::ffff:169.254.169.254]/{id}", Fault::Address),
             ("http://u:p@h/{id}", Fault::Secret),
+            ("https:///user:pw@h/{id}", Fault::Secret),
+            (r"https:\user@h/{id}", Fault::Secret),
+            ("http://:pw@h/{id}", Fault::Secret),
+            ("http://{user}@h/v1", Fault::Secret),
+            ("http://{user}:{pw}@h/v1", Fault::Secret),
             ("http://h/{id}?api_key=abc", Fault::Secret),
             ("http://h/{id}?x=${env:KEY}", Fault::Secret),
         ] {

@@ -24,6 +24,11 @@ use governor::{
 /// Nanoseconds of the monotonic clock.
 pub(super) type Instant = u64;
 
+/// The longest that a bucket takes to fill, about 73 years: what governor adds up from there stays below the end of time.
+const MAX_FULL_NANOS: u64 = u64::MAX / 8;
+/// The furthest that what was taken can lie ahead.
+const MAX_AHEAD_NANOS: u64 = u64::MAX / 4;
+
 /// A clock that stands where the last call put it.
 #[derive(Debug, Clone, Default)]
 struct Stamp(Arc<AtomicU64>);
@@ -85,9 +90,9 @@ impl Bucket {
     }
 
     fn with(interval_nanos: u64, burst: u32, arrival: Arrival) -> Self {
-        let interval_nanos = interval_nanos.max(1);
         let stamp = Stamp::default();
         let size = NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN);
+        let interval_nanos = interval_nanos.clamp(1, MAX_FULL_NANOS / u64::from(size.get()));
         let quota = Quota::with_period(Duration::from_nanos(interval_nanos))
             .unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN))
             .allow_burst(size);
@@ -103,21 +108,22 @@ impl Bucket {
         }
     }
 
-    /// The same bucket with another rate and burst: what was taken and has not come back stays taken.
+    /// The same bucket with another rate and burst: what was taken and has not come back at `now` stays taken.
     pub(super) fn reshape(&mut self, interval_nanos: u64, burst: u32, now: Instant) {
-        if interval_nanos == self.interval_nanos && burst == self.burst {
+        let reshaped = Self {
+            shape: self.shape + 1,
+            ..Self::with(interval_nanos, burst, Arrival::default())
+        };
+        if (reshaped.interval_nanos, reshaped.burst) == (self.interval_nanos, self.burst) {
             return;
         }
         let behind = self.arrival().saturating_sub(now);
-        let taken = u128::from(behind) * u128::from(interval_nanos.max(1));
+        let taken = u128::from(behind) * u128::from(reshaped.interval_nanos);
         let behind = taken.div_ceil(u128::from(self.interval_nanos));
-        let arrival = now.saturating_add(u64::try_from(behind).unwrap_or(u64::MAX));
-        let moved = Arrival(Arc::new(AtomicU64::new(arrival)));
-        let shape = self.shape + 1;
-        *self = Self {
-            shape,
-            ..Self::with(interval_nanos, burst, moved)
-        };
+        let behind = u64::try_from(behind).unwrap_or(u64::MAX);
+        let arrival = now.saturating_add(behind.min(MAX_AHEAD_NANOS));
+        reshaped.arrival.0.store(arrival, Ordering::Relaxed);
+        *self = reshaped;
     }
 
     /// Takes `permits`, or says when they could be taken.
@@ -244,6 +250,19 @@ mod tests {
             Ok(()),
             "a larger burst is there at once"
         );
+    }
+
+    #[test]
+    fn the_slowest_rate_and_the_widest_ratio_stay_within_time() {
+        let mut bucket = Bucket::new(1, u32::MAX, 0);
+        let now = 86_400_000 * MS;
+        assert_eq!(take(&bucket, u32::MAX, now), Ok(()));
+        bucket.reshape(u64::MAX, 1, now);
+        let at = take(&bucket, 1, now).expect_err("it was taken");
+        assert!(at > now && at <= now + MAX_AHEAD_NANOS);
+        assert_eq!(take(&bucket, 1, at), Ok(()));
+        let next = take(&bucket, 1, at).expect_err("it was taken");
+        assert_eq!(next, at + MAX_FULL_NANOS);
     }
 
     #[test]

@@ -134,6 +134,7 @@ impl Gate {
     }
 
     /// Another statement, in force at once. Requests that can never be granted any more are answered.
+    /// [`Gate::rewrite`] comes next.
     pub(super) fn update(&mut self, limit: RateLimit, now: Now) -> Vec<Answer> {
         self.advance(now);
         let histories = self.histories();
@@ -144,7 +145,7 @@ impl Gate {
         self.shape(now);
         if !had_rate {
             // How fast calls were made just before is not known.
-            self.drain(now.nanos);
+            self.drain(self.free_from(now));
         }
         [Class::Live, Class::Backfill]
             .into_iter()
@@ -257,6 +258,9 @@ impl Gate {
                 Err(Short::Window(at)) => {
                     let micros = u64::try_from(at.saturating_sub(now.wall)).unwrap_or(0);
                     turn.look_within(Duration::from_micros(micros));
+                    if self.is_used_up(class) {
+                        return true;
+                    }
                     skip += 1;
                 }
                 Err(Short::Until(at)) => {
@@ -289,13 +293,19 @@ impl Gate {
                 return Err(Short::Places);
             }
         }
+        let mut unwritten = None;
         for counter in &self.counters {
             let most = self.limit.spec.share(class, counter.quota().permits);
             match counter.check(class, permits, most) {
                 Ok(()) => {}
                 Err(Empty::Until(at)) => return Err(Short::Window(at)),
-                Err(Empty::Unwritten) => return Err(Short::Unwritten(counter.quota().grain)),
+                Err(Empty::Unwritten) => unwritten = Some(counter.quota().grain),
             }
+        }
+        self.check_rate(class, permits, now.nanos)?;
+        // Last, so that a crash loses nothing that would have had to wait anyway.
+        if let Some(grain) = unwritten {
+            return Err(Short::Unwritten(grain));
         }
         let rate = self.take_rate(class, permits, now.nanos)?;
         let count = |counter: &mut Counter| (counter.quota().grain, counter.take(class, permits));
@@ -310,28 +320,45 @@ impl Gate {
         })
     }
 
+    /// Whether the rest of an hour or a date does not hold a single permit of `class` any more.
+    fn is_used_up(&self, class: Class) -> bool {
+        self.counters.iter().any(|counter| {
+            let most = self.limit.spec.share(class, counter.quota().permits);
+            matches!(counter.check(class, 1, most), Err(Empty::Until(_)))
+        })
+    }
+
+    fn check_rate(&self, class: Class, permits: u32, now: Instant) -> Result<(), Short> {
+        let Some((all, backfills)) = &self.buckets else {
+            return Ok(());
+        };
+        let whole = all.when(0, permits, now);
+        let at = match class {
+            Class::Live => whole,
+            Class::Backfill => whole.max(backfills.when(0, permits, now)),
+        };
+        if at > now {
+            return Err(Short::Until(at));
+        }
+        Ok(())
+    }
+
+    /// [`Gate::check_rate`] comes first: a bucket that refused after the other was taken from would leave that one short.
     fn take_rate(
         &mut self,
         class: Class,
         permits: u32,
         now: Instant,
     ) -> Result<Option<Marks>, Short> {
-        let Some((all, backfills)) = &mut self.buckets else {
+        let Some((all, backfills)) = &self.buckets else {
             return Ok(None);
         };
+        let mark = all.take(permits, now).map_err(Short::Until)?;
         let share = match class {
             Class::Live => None,
             Class::Backfill => Some(backfills.take(permits, now).map_err(Short::Until)?),
         };
-        match all.take(permits, now) {
-            Ok(mark) => Ok(Some((mark, share))),
-            Err(at) => {
-                if let Some(share) = share {
-                    backfills.put_back(permits, share, now);
-                }
-                Err(Short::Until(at))
-            }
-        }
+        Ok(Some((mark, share)))
     }
 
     /// Takes `permits` of a grant back as if they had never been granted; their places are free too.
@@ -371,7 +398,7 @@ impl Gate {
         self.shape(now);
         if matches!(outcome, Outcome::Throttled { .. }) {
             // Whoever was throttled does not want a burst next.
-            self.drain(now.nanos.max(self.backoff.blocked_until()));
+            self.drain(self.free_from(now));
         }
         true
     }
@@ -383,6 +410,24 @@ impl Gate {
         }
     }
 
+    /// What must be on disk after a change of the statement: what counts on, and nothing of quotas that are not stated any
+    /// more. Those come last, because what counts on was made of them.
+    pub(super) fn rewrite(&mut self) -> Vec<Write> {
+        let promised = |counter: &mut Counter| (counter.quota().grain, counter.promised());
+        let mut counts: Histories = self.counters.iter_mut().map(promised).collect();
+        for grain in [Grain::Hourly, Grain::Daily] {
+            if counts.iter().all(|(counted, _)| *counted != grain) {
+                counts.push((grain, History::new()));
+            }
+        }
+        let write = |(grain, history)| {
+            let id = self.next_write;
+            self.next_write += 1;
+            Write { id, grain, history }
+        };
+        counts.into_iter().map(write).collect()
+    }
+
     /// What was really granted, for a stop in order. Nothing that was set aside is granted after it.
     pub(super) fn close(&mut self) -> Histories {
         self.counters
@@ -391,8 +436,8 @@ impl Gate {
             .collect()
     }
 
-    /// Everything that was counted.
-    pub(super) fn histories(&self) -> Histories {
+    /// Everything that was granted.
+    fn histories(&self) -> Histories {
         self.counters
             .iter()
             .map(|counter| (counter.quota().grain, counter.history()))
@@ -405,7 +450,7 @@ impl Gate {
             Class::Live => self.live.permits(),
             Class::Backfill => self.live.permits() + self.backfill.permits(),
         };
-        let mut at = now.nanos.max(self.backoff.blocked_until());
+        let mut at = self.free_from(now);
         if let Some((all, backfills)) = &self.buckets {
             at = at.max(all.when(ahead, permits, now.nanos));
             if class == Class::Backfill {
@@ -462,8 +507,15 @@ impl Gate {
         })
     }
 
+    /// From when permits can be granted at all.
+    fn free_from(&self, now: Now) -> Instant {
+        now.nanos.max(self.backoff.blocked_until())
+    }
+
     /// Makes the buckets what the limit states and back-off leaves.
     fn shape(&mut self, now: Now) {
+        // A bucket that was drained for the end of a block holds the block too, which does not become longer with the interval.
+        let at = self.free_from(now);
         let spec = &self.limit.spec;
         let (Some(rate), Some(burst)) = (spec.rate, spec.effective_burst()) else {
             self.buckets = None;
@@ -476,8 +528,8 @@ impl Gate {
         let smaller = u32::try_from(share).unwrap_or(burst);
         match &mut self.buckets {
             Some((all, backfills)) => {
-                all.reshape(interval, burst, now.nanos);
-                backfills.reshape(slower, smaller, now.nanos);
+                all.reshape(interval, burst, at);
+                backfills.reshape(slower, smaller, at);
             }
             None => {
                 self.generation = self.generation.wrapping_add(1);
@@ -538,14 +590,19 @@ impl Turn {
     }
 }
 
-/// Counters of what `spec` states: those of `old` that go on, and new ones that start from what was counted.
+/// Counters of what `spec` states: those of `old` that go on, and new ones that start from what was counted. A quota goes by
+/// its own counts, where there are any: those of dates say too little of hours.
 fn counters(
     spec: &LimitSpec,
     histories: &Histories,
     mut old: Vec<Counter>,
     now: Now,
 ) -> Vec<Counter> {
-    let all: Vec<History> = histories.iter().map(|(_, it)| it.clone()).collect();
+    let counted = |grain: Grain| {
+        let own = histories.iter().find(|(counted, _)| *counted == grain);
+        let known = own.or(histories.first());
+        known.map_or_else(History::new, |(_, history)| history.clone())
+    };
     [spec.hourly, spec.daily]
         .into_iter()
         .flatten()
@@ -559,7 +616,7 @@ fn counters(
                     counter.set_permits(quota.permits);
                     counter
                 }
-                None => Counter::new(quota, &all, now.wall),
+                None => Counter::new(quota, &counted(quota.grain), now.wall),
             }
         })
         .collect()

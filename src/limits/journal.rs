@@ -90,8 +90,13 @@ impl Journal {
         Ok(self.database.flush()?)
     }
 
+    /// No counts leave no key.
     pub(super) fn store_history(&self, name: &str, grain: Grain, history: &History) -> Result<()> {
         let key = history_key(name, grain);
+        if history.is_empty() {
+            self.keyspace.remove(key.as_bytes())?;
+            return Ok(self.database.flush()?);
+        }
         let rows: Vec<Row> = history.iter().map(row).collect();
         self.keyspace
             .insert(key.as_bytes(), &encode(&key, &rows)?)?;

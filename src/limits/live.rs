@@ -278,13 +278,23 @@ impl Live {
         self.changed.notify_one();
     }
 
-    /// Another statement, in force at once.
-    pub(super) fn update(self: &Arc<Self>, limit: RateLimit) {
+    /// Another statement, in force at once. Blocks.
+    pub(super) fn update(self: &Arc<Self>, limit: RateLimit) -> Result<()> {
         let now = self.shared.now();
-        let mut state = self.state.lock();
-        let refused = state.gate.update(limit, now);
-        self.tell(&mut state, refused);
-        self.settle(&mut state, now);
+        {
+            let mut state = self.state.lock();
+            let refused = state.gate.update(limit, now);
+            self.tell(&mut state, refused);
+            self.settle(&mut state, now);
+        }
+        self.rewrite()
+    }
+
+    /// Puts on disk what counts on under this statement, and nothing else. Blocks.
+    pub(super) fn rewrite(&self) -> Result<()> {
+        // Not within the call below: the lock would be held over the writes.
+        let writes = self.state.lock().gate.rewrite();
+        writes.iter().try_for_each(|write| self.put_on_disk(write))
     }
 
     /// Grants nothing any more; those who wait get `error`.
@@ -295,7 +305,7 @@ impl Live {
     }
 
     /// Writes down what was really granted. Blocks; [`Live::end`] comes first.
-    pub(super) fn close(&self) -> Result<Histories> {
+    pub(super) fn close(&self) -> Result<()> {
         let mut disk = self.disk.lock();
         // No write that is still under way comes after this one.
         *disk = [u64::MAX; 2];
@@ -305,7 +315,7 @@ impl Live {
                 .journal
                 .store_history(&self.name, *grain, history)?;
         }
-        Ok(histories)
+        Ok(())
     }
 
     pub(super) fn put_back(self: &Arc<Self>, grant: &Grant, permits: u32) {

@@ -7,8 +7,10 @@
 //! - **Rate and burst** count on the monotonic clock. The burst counts as used up when a server starts: what an earlier one
 //!   granted just before is not known.
 //! - **Hours and dates** go by the calendar of a time zone and survive a restart; permits are set aside in lots and written
-//!   down before they are granted (see `window`), so a crash loses up to 1 % of the quota and never grants a permit twice.
-//! - **Concurrent calls** end with the process that held them.
+//!   down before they are granted (see `window`), so a crash loses at most two lots and what the request being served asked
+//!   for, and never grants a permit twice.
+//! - **Concurrent calls** of this process end with it. Those of callers that take permits from outside may outlive it, and are
+//!   not counted any more after a restart.
 //!
 //! **Source**: GCRA, ITU-T I.371, by the governor crate; additive increase and multiplicative decrease, Chiu and Jain 1989.
 
@@ -52,7 +54,16 @@ use self::{
     journal::Journal,
     live::{Live, Shared},
 };
-use crate::{kv::Database, time::Clock};
+use crate::{
+    kv::Database,
+    time::{Clock, Grain},
+};
+
+/// Counts of deleted limits that ended longer ago than this are removed.
+const MEMORY: Duration = Duration::from_secs(49 * 3_600);
+
+/// Names of limits that were deleted and whose counts are remembered.
+type Deleted = HashSet<String>;
 
 /// A result of this module.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -67,8 +78,8 @@ pub struct Limits {
 struct Inner {
     shared: Arc<Shared>,
     limits: RwLock<BTreeMap<String, Arc<Live>>>,
-    /// Held over a change and its write, so that changes come one after the other. Never over an await.
-    deleted: Mutex<HashSet<String>>,
+    /// Held over a change of any limit and its write, so that changes come one after the other. Never over an await.
+    changing: Mutex<Deleted>,
     stopping: CancellationToken,
 }
 
@@ -95,7 +106,14 @@ impl Limits {
         for limit in statements {
             let counted = histories.remove(&limit.spec.name).unwrap_or_default();
             let name = limit.spec.name.clone();
-            limits.insert(name, Live::new(&shared, limit, &counted, true));
+            let is_stated = |grain: Grain| limit.spec.quota_of(grain).is_some();
+            let is_left_over = counted.iter().any(|(grain, _)| !is_stated(*grain));
+            let live = Live::new(&shared, limit, &counted, true);
+            if is_left_over {
+                // A kill came between a change of the statement and that of its counts.
+                live.rewrite()?;
+            }
+            limits.insert(name, live);
         }
         // What is left was counted of limits that were deleted.
         for (name, counted) in &histories {
@@ -105,7 +123,7 @@ impl Limits {
             inner: Arc::new(Inner {
                 shared,
                 limits: RwLock::new(limits),
-                deleted: Mutex::new(histories.into_keys().collect()),
+                changing: Mutex::new(histories.into_keys().collect()),
                 stopping: CancellationToken::new(),
             }),
         })
@@ -173,7 +191,7 @@ impl Limits {
     /// What [`LimitSpec::check`] says; [`Error::Exists`] when another limit has the name; storage faults.
     pub fn create(&self, spec: LimitSpec) -> Result<(RateLimit, bool)> {
         spec.check()?;
-        let deleted = self.inner.deleted.lock();
+        let deleted = self.inner.changing.lock();
         if let Ok(existing) = self.get(&spec.name) {
             if existing.spec == spec {
                 return Ok((existing, false));
@@ -199,10 +217,14 @@ impl Limits {
             &counted.unwrap_or_default(),
             is_known,
         );
+        if is_known {
+            live.rewrite()?;
+        }
+        self.inner.limits.write().insert(name, Arc::clone(&live));
+        // A stop that came before the insertion did not see it.
         if self.inner.stopping.is_cancelled() {
             live.end(&Error::Stopping);
         }
-        self.inner.limits.write().insert(name, live);
         Ok((limit, true))
     }
 
@@ -212,7 +234,7 @@ impl Limits {
     /// What [`LimitSpec::check`] says; [`Error::NotFound`]; storage faults.
     pub fn update(&self, spec: LimitSpec) -> Result<RateLimit> {
         spec.check()?;
-        let _changing = self.inner.deleted.lock();
+        let _changing = self.inner.changing.lock();
         let live = self.live(&spec.name)?;
         let old = live.limit();
         if old.spec == spec {
@@ -224,7 +246,7 @@ impl Limits {
             update_time_micros: self.inner.shared.clock.now_micros(),
         };
         self.inner.shared.journal.store(&limit)?;
-        live.update(limit.clone());
+        live.update(limit.clone())?;
         Ok(limit)
     }
 
@@ -234,7 +256,7 @@ impl Limits {
     /// # Errors
     /// [`Error::NotFound`]; storage faults.
     pub fn delete(&self, name: &str) -> Result<()> {
-        let mut deleted = self.inner.deleted.lock();
+        let mut deleted = self.inner.changing.lock();
         let live = self.live(name)?;
         self.inner.shared.journal.remove(name)?;
         self.inner.limits.write().remove(name);
@@ -282,7 +304,8 @@ impl Limits {
 impl Shared {
     /// Removes counts that nothing goes by any more.
     fn forget_if_old(&self, name: &str, histories: &Histories) -> Result<()> {
-        let oldest = self.clock.now_micros() - window::MEMORY_MICROS;
+        let memory = i64::try_from(MEMORY.as_micros()).unwrap_or(i64::MAX);
+        let oldest = self.clock.now_micros().saturating_sub(memory);
         for (grain, history) in histories {
             if history.iter().all(|count| count.end < oldest) {
                 self.journal.forget_history(name, *grain)?;

@@ -159,6 +159,12 @@ impl LimitSpec {
         Some(self.burst.unwrap_or_else(|| rate.default_burst()))
     }
 
+    /// The quota of hours or of dates; there are none of other windows.
+    pub(super) fn quota_of(&self, grain: Grain) -> Option<WindowQuota> {
+        let mut quotas = [self.hourly, self.daily].into_iter().flatten();
+        quotas.find(|quota| quota.grain == grain)
+    }
+
     /// The part of `quota` that callers of `class` can have: all of it, or what is not kept for live traffic, at least 1.
     pub(super) fn share(&self, class: Class, quota: u64) -> u64 {
         match class {
@@ -325,6 +331,13 @@ impl ByClass {
     /// Of both.
     pub fn total(self) -> u64 {
         self.live + self.backfill
+    }
+
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            live: self.live.saturating_add(other.live),
+            backfill: self.backfill.saturating_add(other.backfill),
+        }
     }
 
     pub(super) fn of(&mut self, class: Class) -> &mut u64 {

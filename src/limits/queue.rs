@@ -8,10 +8,13 @@ use std::{
 /// A request that waits; later ones are greater.
 pub(super) type Ticket = u64;
 
+/// Turns of clients that ask for nothing any more are taken out once there are so many of them.
+const MOST_EMPTY: usize = 64;
+
 /// The waiting requests of one class.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// Whose turn is next. A client whose line has become empty leaves when its turn comes.
+    /// Whose turn is next. A client whose line has become empty leaves when its turn comes, or when there are too many of them.
     turns: VecDeque<Arc<str>>,
     lines: HashMap<Arc<str>, BTreeMap<Ticket, u32>>,
     requests: usize,
@@ -29,8 +32,18 @@ impl Queue {
         self.permits += u64::from(permits);
     }
 
-    /// Takes a request out. `false`: it is not there.
+    /// Takes a request out that nobody waits for any more. `false`: it is not there.
     pub(super) fn remove(&mut self, client: &str, ticket: Ticket) -> bool {
+        let was_there = self.take_out(client, ticket);
+        // Behind a head that waits for long, clients may come and go without end.
+        if self.turns.len() > 2 * self.requests + MOST_EMPTY {
+            self.lines.retain(|_, line| !line.is_empty());
+            self.turns.retain(|client| self.lines.contains_key(client));
+        }
+        was_there
+    }
+
+    fn take_out(&mut self, client: &str, ticket: Ticket) -> bool {
         let Some(permits) = self
             .lines
             .get_mut(client)
@@ -63,7 +76,7 @@ impl Queue {
         let Some((client, ticket, _)) = self.peek(skip) else {
             return;
         };
-        self.remove(&client, ticket);
+        self.take_out(&client, ticket);
         self.turns.remove(skip);
         let is_done = self.lines.get(&client).is_none_or(BTreeMap::is_empty);
         if is_done {
@@ -143,6 +156,18 @@ mod tests {
         assert!(!queue.remove("a", 1), "it is not there any more");
         assert_eq!(order(&mut queue), [9, 2]);
         assert!(queue.lines.is_empty() && queue.turns.is_empty());
+    }
+
+    #[test]
+    fn clients_that_come_and_go_behind_a_waiting_head_leave_nothing() {
+        let mut queue = queue(&[("head", 0), ("next", 1)]);
+        for ticket in 2..10_000 {
+            let client: Arc<str> = Arc::from(format!("c{ticket}"));
+            queue.push(&client, ticket, 1);
+            assert!(queue.remove(&client, ticket));
+        }
+        assert!(queue.turns.len() < 100 && queue.lines.len() < 100);
+        assert_eq!(order(&mut queue), [0, 1]);
     }
 
     #[test]

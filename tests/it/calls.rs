@@ -1,6 +1,12 @@
 //! External calls in SQL: what they ask, that they ask it once, and what becomes of answers that are none.
 
-use hindcast::pb::{self, BackfillState, PartitionState};
+use std::time::Duration;
+
+use hindcast::{
+    limits::LimitSpec,
+    pb::{self, BackfillState, PartitionState, rate_limit_service_client::RateLimitServiceClient},
+    time::SystemClock,
+};
 
 use crate::{
     backfill_support::{Ended, Rig, days, micros, seconds},
@@ -153,6 +159,67 @@ async fn current_state_is_asked_for_only_where_it_is_allowed_and_plans_say_so() 
     spec.max_active_partitions = 1;
     rig.clients.run_well(spec).await;
     assert_eq!(upstream.count(), 2, "all partitions ask the same");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_ask_the_same_at_once_ask_it_once() {
+    let upstream = Upstream::start(|path, _| length(path)).await;
+    let one = LimitSpec {
+        concurrent: Some(1),
+        ..LimitSpec::new("usual")
+    };
+    let mut rig = rig(one, 4, 1).await;
+    let sql = "SELECT id, value(id, TIMESTAMP '2013-01-01T00:00:00')['value'] AS value FROM asks";
+    rig.clients
+        .register(asking("same", sql, value_call(&upstream)))
+        .await
+        .expect("registered");
+    // No request can leave before all partitions have found that there is no answer.
+    let address = rig.server.as_ref().expect("it runs").local_addr();
+    let mut limits = RateLimitServiceClient::connect(format!("http://{address}"))
+        .await
+        .expect("connects");
+    let place = pb::AcquirePermitsRequest {
+        limit: "usual".to_owned(),
+        permits: 1,
+        caller_class: pb::CallerClass::Live.into(),
+        hold: Some(seconds(3_600)),
+        ..Default::default()
+    };
+    let place = limits.acquire_permits(place).await.expect("the only one");
+    let mut spec = days("same", "2013-01-01", "2013-01-05");
+    spec.max_active_partitions = 4;
+    let backfill = rig.clients.create(spec).await.expect("created");
+    let clock = SystemClock::shared();
+    loop {
+        let request = pb::ListPartitionsRequest {
+            backfill: backfill.name.clone(),
+            ..Default::default()
+        };
+        let listed = rig.clients.backfills.list_partitions(request).await;
+        let partitions = listed.expect("listed").into_inner().partitions;
+        let waits = |it: &&pb::Partition| it.waits_for_limit == "usual";
+        if partitions.iter().filter(waits).count() == 4 {
+            break;
+        }
+        clock.sleep(Duration::from_millis(50)).await;
+    }
+    let release = pb::ReleasePermitsRequest {
+        lease_id: place.into_inner().lease_id,
+        unused_permits: 0,
+    };
+    limits.release_permits(release).await.expect("released");
+    let ended = rig.clients.ended(&backfill.name).await;
+    assert_eq!(ended.backfill.state(), BackfillState::Succeeded);
+    assert_eq!(upstream.count(), 1);
+    let counts = ended.partitions.iter().filter_map(|it| it.calls.as_ref());
+    let counts = counts.map(|it| (it.request_count, it.remembered_count));
+    let (requests, remembered): (Vec<_>, Vec<_>) = counts.unzip();
+    assert_eq!(
+        (requests.iter().sum::<u64>(), remembered.iter().sum::<u64>()),
+        (1, 3)
+    );
     rig.stop().await;
 }
 
@@ -469,13 +536,13 @@ async fn definitions_that_make_no_sense_are_refused_each_with_its_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_for_permits_uses_up_no_time_and_is_told() {
     let upstream = Upstream::start(|path, _| length(path)).await;
-    let mut rig = rig(per_second("usual", 5, 1), 1, 12).await;
+    let mut rig = rig(per_second("usual", 2, 1), 1, 12).await;
     let mut transform = asking("slow", ASK, value_call(&upstream));
-    // Twelve permits take more than two seconds.
+    // Twelve permits take more than five seconds, all else much less than four.
     if let Some(retry) = &mut transform.retry {
         retry.attempt_timeout = Some(prost_types::Duration {
-            seconds: 1,
-            nanos: 500_000_000,
+            seconds: 4,
+            nanos: 0,
         });
     }
     rig.clients.register(transform).await.expect("registered");

@@ -1,12 +1,12 @@
 //! Rate limits over the wire: the service with its bad input, deadlines, streams, leases and restarts.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hindcast::{
     pb::{
         self, rate_limit_service_client::RateLimitServiceClient, stream_permits_request::Message,
     },
-    time::SystemClock,
+    time::{Clock, SystemClock},
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -14,8 +14,8 @@ use tonic::{Code, Request, Status, Streaming, transport::Channel};
 use tonic_types::StatusExt;
 
 use crate::{
-    limits_support::{ask, client, create, per_second},
-    support::Service,
+    limits_support::{SteppedClock, ask, client, create, per_second},
+    support::{Service, micros},
 };
 
 /// Asserts a refusal's code, reason and field; gives its text.
@@ -523,7 +523,8 @@ async fn a_stream_that_makes_no_sense_is_told_why() {
 
 #[tokio::test]
 async fn a_lease_ends_by_itself() {
-    let service = Service::start(SystemClock::shared()).await;
+    let clock = SteppedClock::starting_at(micros("2026-03-01T12:00:00Z"));
+    let service = Service::start(Arc::clone(&clock) as Arc<dyn Clock>).await;
     let mut limits = client(&service).await;
     let limit = pb::RateLimit {
         name: "l".to_owned(),
@@ -539,10 +540,22 @@ async fn a_lease_ends_by_itself() {
         ..ask("l", 1)
     };
     limits.acquire_permits(short.clone()).await.expect("one");
-    limits
-        .acquire_permits(short)
-        .await
-        .expect("after the first");
+    let mut second = limits.clone();
+    let waits = tokio::spawn(async move { second.acquire_permits(short).await });
+    while status(get(&mut limits, "l").await)
+        .waiting
+        .is_none_or(|waiting| waiting.live == 0)
+    {
+        tokio::task::yield_now().await;
+    }
+    clock.pass(Duration::from_millis(49)).await;
+    let standing = status(get(&mut limits, "l").await);
+    assert_eq!(standing.in_flight.expect("counts").total(), 1);
+    assert!(!waits.is_finished(), "its place is held");
+    clock.pass(Duration::from_millis(1)).await;
+    let granted = waits.await.expect("no panic").expect("after the first");
+    let waited = granted.into_inner().waited.expect("told");
+    assert_eq!((waited.seconds, waited.nanos), (0, 50_000_000));
     let too_long = pb::AcquirePermitsRequest {
         hold: Some(prost_types::Duration {
             seconds: 3_601,
@@ -552,6 +565,23 @@ async fn a_lease_ends_by_itself() {
     };
     let outcome = limits.acquire_permits(too_long).await;
     refused(outcome, Code::InvalidArgument, "INVALID_REQUEST", "hold");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn where_nothing_is_held_there_is_no_lease() {
+    let service = Service::start(SystemClock::shared()).await;
+    let mut limits = client(&service).await;
+    create(&mut limits, per_second("l", 10, 5)).await;
+    let request = pb::AcquirePermitsRequest {
+        hold: Some(prost_types::Duration {
+            seconds: 3_600,
+            nanos: 0,
+        }),
+        ..ask("l", 1)
+    };
+    let granted = limits.acquire_permits(request).await.expect("one");
+    assert_eq!(granted.into_inner().lease_id, "");
     service.stop().await;
 }
 

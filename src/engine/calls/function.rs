@@ -203,14 +203,23 @@ impl ScalarUDFImpl for CallFunction {
     }
 }
 
+/// What a column holds, however it is laid out.
+fn value_type(data_type: &DataType) -> &DataType {
+    if let DataType::Dictionary(_, values) = data_type {
+        return value_type(values);
+    }
+    data_type
+}
+
 fn is_instant(data_type: &DataType) -> bool {
     matches!(
-        data_type,
+        value_type(data_type),
         DataType::Timestamp(_, _) | DataType::Date32 | DataType::Date64
     )
 }
 
 fn is_text(data_type: &DataType) -> bool {
+    let data_type = value_type(data_type);
     matches!(
         data_type,
         DataType::Utf8
@@ -218,7 +227,6 @@ fn is_text(data_type: &DataType) -> bool {
             | DataType::Utf8View
             | DataType::Boolean
             | DataType::Null
-            | DataType::Dictionary(_, _)
     ) || data_type.is_integer()
 }
 
@@ -243,5 +251,30 @@ impl AsyncScalarUDFImpl for CallFunction {
         answers
             .map(ColumnarValue::Array)
             .map_err(|error| DataFusionError::External(Box::new(error)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dictionary_is_what_its_values_are() {
+        let of =
+            |values: DataType| DataType::Dictionary(Box::new(DataType::Int32), Box::new(values));
+        let instant = DataType::Timestamp(TimeUnit::Millisecond, None);
+        for (values, text, is_time) in [
+            (DataType::Utf8, true, false),
+            (DataType::Int64, true, false),
+            (instant, false, true),
+            (DataType::Date32, false, true),
+            (DataType::Float64, false, false),
+        ] {
+            let found = (
+                is_text(&of(values.clone())),
+                is_instant(&of(values.clone())),
+            );
+            assert_eq!(found, (text, is_time), "{values}");
+        }
     }
 }

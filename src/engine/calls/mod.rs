@@ -68,7 +68,7 @@ pub(super) fn check(
             return Err(Refused::new(Fault::Name, field, problem).into());
         }
         let limit = definition.rate_limit();
-        if !calls.gate().exists(limit) {
+        if !calls.limiter().exists(limit) {
             let field = format!("transform.calls[{index}].rate_limit");
             let problem = format!("rate limit {limit:?} does not exist: create it first");
             return Err(Refused::new(Fault::Limit, field, problem).into());

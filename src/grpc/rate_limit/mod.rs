@@ -118,9 +118,10 @@ impl service::RateLimitService for RateLimitApi {
             .await
             .map_err(|error| to_status(&error))?;
         let waited = permits.waited();
-        let lease_id = match hold {
-            None if !permits.count_as_concurrent() => String::new(),
-            hold => self.leases.hold(permits, convert::hold_or_default(hold)),
+        let lease_id = if permits.count_as_concurrent() {
+            self.leases.hold(permits, convert::hold_or_default(hold))
+        } else {
+            String::new()
         };
         Ok(Response::new(pb::AcquirePermitsResponse {
             waited: Some(super::convert::duration::to_wire(waited)),

@@ -13,6 +13,8 @@ use crate::{
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
 /// Where lives begin: 20 s before midnight in UTC, so that dates change in them.
 const START_WALL: i64 = 20_000 * 86_400_000_000 - 20_000_000;
 
@@ -93,7 +95,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (index(), 1u32..9).prop_map(|(at, n)| Step::GiveBack(at, n)),
         8 => (0u64..2_000).prop_map(Step::Wait),
         1 => (0u64..40_000).prop_map(Step::Wait),
-        1 => (-4_000i64..4_000).prop_map(Step::SetClock),
+        2 => (-4_000i64..4_000).prop_map(Step::SetClock),
+        1 => (-40_000_000i64..40_000_000).prop_map(Step::SetClock),
         2 => outcome.prop_map(Step::Report),
         1 => spec().prop_map(Step::Update),
         6 => prop::bool::weighted(0.9).prop_map(Step::Written),
@@ -123,9 +126,13 @@ struct Life {
     seen: Vec<Seen>,
     /// From when which statement was in force.
     statements: Vec<(u64, LimitSpec)>,
-    disk: HashMap<u8, History>,
+    /// Of each grain, with the id of its write.
+    disk: HashMap<u8, (u64, History)>,
     writing: Vec<Write>,
     blocked_until: u64,
+    crashes: u64,
+    /// The latest that the wall's clock ever showed.
+    latest_wall: i64,
 }
 
 fn limit(spec: LimitSpec) -> RateLimit {
@@ -152,7 +159,16 @@ impl Life {
             disk: HashMap::new(),
             writing: Vec::new(),
             blocked_until: 0,
+            crashes: 0,
+            latest_wall: START_WALL,
         }
+    }
+
+    /// A life that begins at half past the hour of 10 on its first day.
+    fn in_the_morning(spec: LimitSpec) -> Self {
+        let mut life = Self::new(spec);
+        life.pass(20 * SECOND + 10 * HOUR + 30 * MINUTE);
+        life
     }
 
     fn spec(&self) -> &LimitSpec {
@@ -188,10 +204,14 @@ impl Life {
                 self.statements.push((self.now.nanos, spec.clone()));
                 let answers = self.gate.update(limit(spec), self.now);
                 self.hear(answers);
+                for write in self.gate.rewrite() {
+                    self.put_on_disk(write);
+                }
             }
             Step::Written(on_disk) => self.written(on_disk),
             Step::Crash => self.crash(),
         }
+        self.latest_wall = self.latest_wall.max(self.now.wall);
         self.turn();
     }
 
@@ -235,19 +255,32 @@ impl Life {
 
     fn written(&mut self, on_disk: bool) {
         for write in std::mem::take(&mut self.writing) {
+            let (grain, id) = (write.grain, write.id);
             if on_disk {
-                self.disk.insert(write.grain as u8, write.history);
+                self.put_on_disk(write);
             }
-            self.gate.written(write.grain, write.id, on_disk);
+            self.gate.written(grain, id, on_disk);
+        }
+    }
+
+    /// Later writes win.
+    fn put_on_disk(&mut self, write: Write) {
+        let last = self.disk.entry(write.grain as u8).or_default();
+        if last.0 < write.id {
+            *last = (write.id, write.history);
         }
     }
 
     fn crash(&mut self) {
-        let grains = [Grain::Hourly, Grain::Daily];
-        let histories = grains
-            .into_iter()
-            .filter_map(|grain| Some((grain, self.disk.get(&(grain as u8))?.clone())))
-            .collect();
+        self.crashes += 1;
+        let mut histories = Histories::new();
+        for grain in [Grain::Hourly, Grain::Daily] {
+            let (id, history) = self.disk.entry(grain as u8).or_default();
+            *id = 0;
+            if !history.is_empty() {
+                histories.push((grain, history.clone()));
+            }
+        }
         // Nothing starts in no time.
         self.pass(MS);
         self.gate = Gate::new(limit(self.spec().clone()), &histories, true, self.now);
@@ -286,6 +319,7 @@ impl Life {
 
     /// A grant reaches the outside system: everything that `RL-1` says must hold now.
     fn see(&mut self, grant: Grant) {
+        let class = grant.class;
         self.seen.push(Seen {
             nanos: self.now.nanos,
             wall: self.now.wall,
@@ -297,6 +331,10 @@ impl Life {
         });
         assert!(self.now.nanos >= self.blocked_until, "Retry-After");
         for classes in [&[Class::Live, Class::Backfill][..], &[Class::Backfill]] {
+            if !classes.contains(&class) {
+                // What backfills were granted before their share was lowered is no fault of a live grant.
+                continue;
+            }
             self.check_rate(classes);
             self.check_windows(classes);
             self.check_under_way(classes);
@@ -389,9 +427,26 @@ impl Life {
         }
     }
 
+    /// Takes permits, and waits only for what is written.
+    fn take(&mut self, class: Class, permits: u32) {
+        self.ask(class, 0, permits);
+        for _ in 0..9 {
+            self.written(true);
+            self.turn();
+        }
+        assert!(self.waiting.is_empty(), "{permits} are there");
+    }
+
+    fn used(&mut self) -> Vec<u64> {
+        let windows = self.gate.status(self.now).windows;
+        windows.into_iter().map(|window| window.used).collect()
+    }
+
     /// Once calls end and time passes, whoever waits is served: nothing starves while permits remain.
     fn serve_all(&mut self) {
-        for _ in 0..3_000 {
+        let most = self.longest_wait();
+        let start = self.now.nanos;
+        for _ in 0..20_000 {
             if self.waiting.is_empty() {
                 return;
             }
@@ -402,8 +457,54 @@ impl Life {
             self.written(true);
             let pause = self.turn().unwrap_or_default();
             self.pass(u64::try_from(pause.as_nanos()).expect("short"));
+            let waited = Duration::from_nanos(self.now.nanos - start);
+            assert!(
+                waited <= most,
+                "{:?} still wait after {waited:?}, of {most:?} at most",
+                self.waiting
+            );
         }
         panic!("{:?} still wait", self.waiting);
+    }
+
+    /// The time that the quotas themselves can make those wait who do.
+    fn longest_wait(&self) -> Duration {
+        let spec = self.spec();
+        let requests = u32::try_from(self.waiting.len()).expect("few");
+        let permits: u64 = self.waiting.iter().map(|it| u64::from(it.2)).sum();
+        let mut wait = Duration::from_nanos(self.blocked_until.saturating_sub(self.now.nanos));
+        if let Some(rate) = spec.rate {
+            // A burst of any statement may count as used up.
+            let taken = u32::try_from(permits + 12).expect("few");
+            let interval = rate.per / rate.permits * 100 / (100 - spec.live_share_percent);
+            wait += interval.div_f64(self.gate.backoff.factor()) * taken + Duration::from_secs(1);
+        }
+        for quota in [spec.hourly, spec.daily].into_iter().flatten() {
+            let window = quota
+                .calendar()
+                .partition_containing(ValidTime::from_micros(self.now.wall))
+                .expect("in range");
+            let range = window.start.micros()..window.end.micros();
+            let here = self.seen.iter().filter(|it| range.contains(&it.wall));
+            let granted: u64 = here.map(|it| u64::from(it.permits)).sum();
+            // Two lots of one permit each, and a request.
+            let lost = 10 * self.crashes;
+            let is_known = self.statements.len() == 1;
+            if is_known && granted + lost + permits <= spec.share(Class::Backfill, quota.permits) {
+                continue;
+            }
+            let hours = if quota.grain == Grain::Hourly { 1 } else { 25 };
+            let length = Duration::from_secs(hours * 3_600);
+            // Each window that nothing was granted in serves one request at least.
+            wait += length * (1 + requests);
+            let ahead = self.latest_wall.saturating_sub(self.now.wall);
+            wait += Duration::from_micros(u64::try_from(ahead).unwrap_or(0));
+            if !is_known {
+                // What was set aside under another calendar counts until that one's window ends.
+                wait += Duration::from_secs(25 * 3_600);
+            }
+        }
+        wait
     }
 }
 
@@ -422,6 +523,143 @@ proptest! {
         }
         life.serve_all();
     }
+}
+
+fn quota(grain: Grain, permits: u64) -> Option<WindowQuota> {
+    Some(WindowQuota {
+        permits,
+        grain,
+        zone: Tz::UTC,
+    })
+}
+
+/// RL-1: the permits that remain of an hour are there after a restart, however many the date has used up.
+#[test]
+fn an_hour_goes_by_its_own_counts_after_a_restart() {
+    let mut life = Life::in_the_morning(LimitSpec {
+        hourly: quota(Grain::Hourly, 50),
+        daily: quota(Grain::Daily, 400),
+        ..LimitSpec::new("l")
+    });
+    for _ in 0..2 {
+        life.take(Class::Live, 40);
+        life.pass(HOUR);
+    }
+    life.take(Class::Live, 10);
+    life.crash();
+    let used = life.used();
+    assert!((10..=12).contains(&used[0]), "{used:?}");
+    assert!((90..=94).contains(&used[1]), "{used:?}");
+    life.take(Class::Live, 38);
+    life.pass(HOUR);
+    assert_eq!(life.used()[0], 0);
+}
+
+/// RL-1: what a date has used up may all have been in this hour, and was not in the next.
+#[test]
+fn an_hours_quota_that_is_new_is_burdened_until_its_hour_ends() {
+    let daily = LimitSpec {
+        daily: quota(Grain::Daily, 400),
+        ..LimitSpec::new("l")
+    };
+    let mut life = Life::in_the_morning(daily.clone());
+    life.take(Class::Live, 80);
+    life.live(Step::Update(LimitSpec {
+        hourly: quota(Grain::Hourly, 50),
+        ..daily
+    }));
+    for _ in 0..2 {
+        assert_eq!(life.used()[0], 80);
+        // What counts on is on disk before anything is granted from it.
+        life.crash();
+    }
+    life.pass(HOUR);
+    assert_eq!(life.used()[0], 0);
+    life.take(Class::Live, 50);
+}
+
+/// RL-1: a block is as long as was asked for, and no burst follows it, whatever becomes of the rate meanwhile.
+#[test]
+fn a_change_of_the_rate_neither_stretches_nor_shortens_a_block() {
+    for (from, to) in [(100, 1), (1, 100), (1_000_000, 1), (1, 1_000_000)] {
+        let spec = |permits| LimitSpec {
+            rate: Some(Rate {
+                permits,
+                per: Duration::from_secs(1),
+            }),
+            burst: Some(5),
+            ..LimitSpec::new("l")
+        };
+        let (mut gate, mut now) = gate(spec(from));
+        let throttled = Outcome::Throttled {
+            retry_after: Some(Duration::from_secs(3_600)),
+        };
+        gate.report(throttled, now);
+        now.nanos += 30 * MINUTE;
+        gate.update(limit(spec(to)), now);
+        now.nanos += 30 * MINUTE;
+        assert!(gate.try_take(Class::Live, 1, now).is_none(), "{from} {to}");
+        // Back-off has halved the rate.
+        now.nanos += 2 * SECOND / u64::from(to) + 10;
+        assert!(gate.try_take(Class::Live, 1, now).is_some(), "{from} {to}");
+        assert!(gate.try_take(Class::Live, 1, now).is_none(), "{from} {to}");
+    }
+}
+
+/// What live callers give back, and backfills take then, is on disk as theirs.
+#[test]
+fn a_share_holds_over_a_restart_after_a_give_back() {
+    let spec = LimitSpec {
+        hourly: quota(Grain::Hourly, 20),
+        live_share_percent: 50,
+        ..LimitSpec::new("l")
+    };
+    let mut life = Life::in_the_morning(spec);
+    life.take(Class::Live, 9);
+    let (grant, now) = (life.seen[0].grant.clone(), life.now);
+    life.gate.put_back(&grant, 9, now);
+    life.seen.clear();
+    life.take(Class::Backfill, 8);
+    life.crash();
+    assert!(life.gate.expected_wait(Class::Backfill, 3, life.now) > Duration::ZERO);
+}
+
+#[test]
+fn nothing_is_set_aside_for_a_request_that_waits_for_the_rate() {
+    let spec = LimitSpec {
+        rate: Some(Rate {
+            permits: 1,
+            per: Duration::from_secs(1),
+        }),
+        burst: Some(500),
+        daily: quota(Grain::Daily, 1_000),
+        ..LimitSpec::new("l")
+    };
+    let mut life = Life::in_the_morning(spec);
+    life.crash();
+    life.ask(Class::Live, 0, 400);
+    let mut pause = None;
+    for _ in 0..9 {
+        pause = life.turn();
+        life.written(true);
+    }
+    assert_eq!(pause, Some(Duration::from_secs(400)));
+    life.crash();
+    assert!(life.used()[0] <= 10, "two lots at most: {:?}", life.used());
+}
+
+#[test]
+fn a_look_that_takes_nothing_leaves_what_can_be_put_back() {
+    let (mut gate, now) = gate(LimitSpec {
+        live_share_percent: 40,
+        ..slow()
+    });
+    let backfill = gate.try_take(Class::Backfill, 2, now).expect("its share");
+    let live = gate.try_take(Class::Live, 3, now).expect("the rest");
+    assert!(gate.try_take(Class::Backfill, 1, now).is_none());
+    gate.put_back(&live, 3, now);
+    gate.put_back(&backfill, 2, now);
+    assert!(gate.try_take(Class::Backfill, 3, now).is_some());
 }
 
 fn gate(spec: LimitSpec) -> (Gate, Now) {

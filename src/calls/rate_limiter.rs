@@ -25,7 +25,7 @@ pub type Permit = Box<dyn Send>;
 
 /// Rate limits, as calls use them.
 #[async_trait]
-pub trait Gate: Send + Sync + std::fmt::Debug + 'static {
+pub trait RateLimiter: Send + Sync + std::fmt::Debug + 'static {
     /// Whether there is a limit of this name.
     fn exists(&self, limit: &str) -> bool;
 
@@ -40,7 +40,7 @@ pub trait Gate: Send + Sync + std::fmt::Debug + 'static {
 }
 
 #[async_trait]
-impl Gate for Limits {
+impl RateLimiter for Limits {
     fn exists(&self, limit: &str) -> bool {
         self.get(limit).is_ok()
     }
