@@ -2,11 +2,11 @@
 
 use std::io;
 
-use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
+    blocking::streaming,
     convert::{invalid::Invalid, time},
     status::to_status,
 };
@@ -44,30 +44,30 @@ impl service::AdminService for AdminApi {
             ),
             Err(violation) => return Err(to_status(&Invalid::from(violation))),
         };
-        let (messages, receiver) = mpsc::channel(BACKUP_QUEUE);
         let store = self.store.clone();
-        // Ends by itself: at the backup's end, at a fault, or when the client goes away and nobody receives.
-        tokio::task::spawn_blocking(move || {
+        let chunks = streaming(BACKUP_QUEUE, move |messages| {
             let mut send = |chunk| {
                 messages
                     .blocking_send(Ok(response(chunk)))
                     .map_err(|_| io::Error::other("the client has gone away"))
             };
             match store.backup(basis, &mut send) {
-                Ok(backup) => tracing::info!(
-                    basis = %backup.basis,
-                    commits = backup.commits,
-                    size_bytes = backup.size_bytes,
-                    "a backup was made"
-                ),
+                Ok(backup) => {
+                    tracing::info!(
+                        basis = %backup.basis,
+                        commits = backup.commits,
+                        size_bytes = backup.size_bytes,
+                        "a backup was made"
+                    );
+                    Ok(())
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a backup was not finished");
-                    // Nobody to tell if the client has gone away.
-                    drop(messages.blocking_send(Err(to_status(&error))));
+                    Err(to_status(&error))
                 }
             }
         });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(Response::new(chunks))
     }
 }
 

@@ -3,11 +3,10 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures::Stream;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{
-    blocking::blocking,
+    blocking::{blocking, streaming},
     convert::{
         catalog as convert,
         invalid::{Invalid, named},
@@ -234,17 +233,17 @@ impl CatalogService for CatalogApi {
         let read = table::read_request(request.into_inner()).map_err(|error| to_status(&error))?;
         let lake = self.lake.clone();
         let opened = blocking(move || table::TableRows::open(&lake, read)).await?;
-        let (client, rows) = tokio::sync::mpsc::channel(ROW_QUEUE);
-        // Decoding Parquet computes and blocks; a client that goes away ends it at the next message.
-        tokio::task::spawn_blocking(move || {
+        // Decoding Parquet computes and blocks.
+        let rows = streaming(ROW_QUEUE, move |messages| {
             for message in opened {
-                let message = message.map_err(|error| to_status(&error));
-                if client.blocking_send(message).is_err() {
+                let message = message.map_err(|error| to_status(&error))?;
+                if messages.blocking_send(Ok(message)).is_err() {
                     break;
                 }
             }
+            Ok(())
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(rows))))
+        Ok(Response::new(Box::pin(rows)))
     }
 }
 

@@ -65,7 +65,9 @@ impl Rate {
             })
         };
         if self.permits == 0 {
-            return invalid("it must grant at least 1 permit; delete what is not limited".into());
+            return invalid(
+                "it must grant at least 1 permit; leave out what is not limited".into(),
+            );
         }
         if !(Duration::from_millis(1)..=MAX_PERIOD).contains(&self.per) {
             return invalid(format!(

@@ -156,6 +156,10 @@ async fn recorded_life(
     (before.read(journal), writers)
 }
 
+fn remove(folder: &Path) {
+    std::fs::remove_dir_all(folder).expect("a folder to remove");
+}
+
 /// Cuts lives of the server at random moments; gives back how many cuts, and what was wrong.
 async fn recorded_cuts(rounds: u64, lies: bool) -> Option<(u64, Vec<String>)> {
     let mut random = Random::seeded(if lies {
@@ -180,7 +184,9 @@ async fn recorded_cuts(rounds: u64, lies: bool) -> Option<(u64, Vec<String>)> {
         let journal = folder.path().join(format!("{life}.journal"));
         let length = (life, Duration::from_millis(length));
         let (journal, writers) = recorded_life(&recorder, &data, &journal, lies, length).await;
-        let mut left = None;
+        // A folder is there until its cut is checked; one is kept for the next life.
+        remove(&data);
+        let mut left: Option<(PathBuf, Vec<Writer>)> = None;
         for cut in 0..CUTS_OF_LIFE.min(rounds - cuts) {
             // Opening writes more kinds of things than writing does.
             let bound = match random.below(3) {
@@ -200,12 +206,18 @@ async fn recorded_cuts(rounds: u64, lies: bool) -> Option<(u64, Vec<String>)> {
             checked += due.iter().map(Writer::next).sum::<u64>();
             cuts += 1;
             match open_and_check(&data, &due).await {
-                Ok(()) => left = Some((data, due)),
+                Ok(()) => {
+                    if let Some((before, _)) = left.replace((data, due)) {
+                        remove(&before);
+                    }
+                    continue;
+                }
                 Err(problem) if problem == BEFORE_ALL => early += 1,
                 Err(problem) => {
                     problems.push(format!("life {life}, entry {at}, {mode:?}: {problem}"))
                 }
             }
+            remove(&data);
         }
         if cuts == rounds {
             break;
@@ -376,14 +388,14 @@ async fn ext4_cuts(rounds: u64, lies: bool) -> Option<(u64, Vec<String>)> {
         if let Err(problem) = open_and_check(&data, &writers).await {
             problems.push(format!("life {life}: {problem}"));
         }
-        if !lies {
+        if lies {
+            remove(&data);
+        } else {
             kept.extend(writers);
         }
     }
     // Later cuts have not taken what earlier ones left.
-    if let Err(problem) = open_and_check(&ext4.path().join("data"), &kept).await
-        && !lies
-    {
+    if !lies && let Err(problem) = open_and_check(&ext4.path().join("data"), &kept).await {
         problems.push(format!("in the end: {problem}"));
     }
     println!(

@@ -15,7 +15,7 @@ use super::{EntityStore, RESPONSE_BYTES, refuse};
 use crate::{
     engine::{self, EntityFilter},
     grpc::{
-        blocking::blocking,
+        blocking::{blocking, streaming},
         convert::{
             column::{AttributeColumn, attribute_indices},
             time,
@@ -66,17 +66,11 @@ impl EntityStore {
         })
         .await?;
         let (valid, basis) = self.point(valid_time, basis).await?;
-        let (messages, receiver) = mpsc::channel(SCAN_QUEUE);
         let store = self.store.clone();
-        // Ends by itself: at the scan's end, at a fault, or when the client goes away and nobody receives.
-        tokio::task::spawn_blocking(move || {
+        Ok(streaming(SCAN_QUEUE, move |messages| {
             let after = (!after_entity_id.is_empty()).then_some(after_entity_id.as_str());
-            if let Err(status) = scan.send(&store, after, (valid, basis), &messages) {
-                // Nobody to tell if the client has gone away.
-                drop(messages.blocking_send(Err(status)));
-            }
-        });
-        Ok(ReceiverStream::new(receiver))
+            scan.send(&store, after, (valid, basis), messages)
+        }))
     }
 }
 
