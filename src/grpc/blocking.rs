@@ -79,7 +79,7 @@ mod tests {
         let (tell, told) = tokio::sync::oneshot::channel();
         drop(streaming(1, move |messages| {
             while messages.blocking_send(Ok(())).is_ok() {}
-            drop(tell.send(()));
+            tell.send(()).expect("somebody waits");
             Ok(())
         }));
         told.await.expect("it ended");
