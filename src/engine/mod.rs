@@ -32,6 +32,7 @@ mod session;
 mod shared_scan;
 pub mod source;
 mod table_view;
+mod time_cut;
 mod yielding;
 
 use std::sync::Arc;

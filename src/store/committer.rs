@@ -7,14 +7,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::Arc,
 };
 
-use parking_lot::RwLock;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     chain::Link,
@@ -22,19 +18,15 @@ use super::{
     error::Error,
     journal::Journal,
     log::Record,
-    marks::{self, ImportMark},
+    marks,
     model::Committed,
     prepared::{Deed, Prepared},
+    published::Published,
     resolve::Resolver,
-    snapshots::{MAX_SNAPSHOT_BYTES, Snapshots},
     types,
     workspace::Workspace,
 };
-use crate::{
-    disk::Disk,
-    telemetry::CommitMetrics,
-    time::{Clock, SysTime},
-};
+use crate::time::{Clock, SysTime};
 
 /// Jobs that may wait; more writers than that wait to be let in.
 pub(super) const QUEUE_JOBS: usize = 256;
@@ -74,76 +66,6 @@ pub(super) struct Snapshot {
     pub(super) types: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// What the committer publishes to readers.
-#[derive(Debug)]
-pub(super) struct Published {
-    /// The system time of the last flushed commit.
-    watermark: AtomicI64,
-    /// The latest basis at which answers are stable: the watermark or the floor.
-    stable: AtomicI64,
-    pub(super) types: RwLock<BTreeMap<String, Arc<EntityType>>>,
-    pub(super) first_known: RwLock<BTreeMap<String, i64>>,
-    /// By type: who alone writes to it. Only the committer's thread writes this once there are clients.
-    pub(super) owners: RwLock<BTreeMap<String, String>>,
-    /// By type: its last commit since the store was opened.
-    last_changed: RwLock<BTreeMap<String, i64>>,
-    /// By type: how far its import has come.
-    pub(super) imports: RwLock<BTreeMap<String, ImportMark>>,
-    /// The last commit when the store was opened.
-    opened_at: i64,
-    /// What readers share. Whatever changes answers at bases that have passed must be forgotten there.
-    pub(super) snapshots: Snapshots,
-    /// The last flushed commit: its sequence, 0 before the first, and its system time.
-    pub(super) last: watch::Sender<(u64, i64)>,
-    pub(super) metrics: CommitMetrics,
-    /// Where it is written to, if somebody watches that.
-    pub(super) disk: OnceLock<Disk>,
-}
-
-impl Published {
-    pub(super) fn watermark(&self) -> i64 {
-        self.watermark.load(Ordering::Acquire)
-    }
-
-    pub(super) fn stable(&self) -> i64 {
-        self.stable.load(Ordering::Acquire)
-    }
-
-    /// Whether `writer` may claim the type; `true`: it has done so already.
-    pub(super) fn check_claim(
-        &self,
-        entity_type: &EntityType,
-        writer: &str,
-        holds_something: bool,
-    ) -> Result<bool, Error> {
-        let name = || entity_type.name().to_owned();
-        match self.owners.read().get(entity_type.name()) {
-            Some(owner) if owner == writer => return Ok(true),
-            Some(owner) => {
-                return Err(Error::Owned {
-                    name: name(),
-                    writer: owner.clone(),
-                });
-            }
-            None => {}
-        }
-        match entity_type.state() {
-            EntityTypeState::Importing => Err(Error::Importing { name: name() }),
-            EntityTypeState::Active if holds_something => Err(Error::NotEmpty { name: name() }),
-            EntityTypeState::Active => Ok(false),
-        }
-    }
-
-    /// A system time after which no commit up to the stable basis wrote to the type. Ask for the stable basis first.
-    pub(super) fn last_changed(&self, entity_type: &str) -> i64 {
-        let last_changed = self.last_changed.read();
-        last_changed
-            .get(entity_type)
-            .copied()
-            .unwrap_or(self.opened_at)
-    }
-}
-
 /// An answer that waits for the flush; it is told the flush's fault.
 type Pending = Box<dyn FnOnce(Option<&str>)>;
 
@@ -170,21 +92,7 @@ impl Committer {
         floor: i64,
         types: BTreeMap<String, Arc<EntityType>>,
     ) -> Self {
-        let watermark = journal.end.system_time.unwrap_or(floor);
-        let published = Arc::new(Published {
-            watermark: AtomicI64::new(watermark),
-            stable: AtomicI64::new(watermark.max(floor)),
-            types: RwLock::new(types.clone()),
-            first_known: RwLock::new(journal.first_known.clone()),
-            owners: RwLock::default(),
-            last_changed: RwLock::default(),
-            imports: RwLock::new(journal.imports.clone()),
-            snapshots: Snapshots::new(MAX_SNAPSHOT_BYTES),
-            opened_at: watermark,
-            last: watch::Sender::new((journal.end.sequence, watermark)),
-            metrics: CommitMetrics::default(),
-            disk: OnceLock::new(),
-        });
+        let published = Arc::new(Published::new(&journal, floor, types.clone()));
         Self {
             journal,
             clock,
@@ -251,35 +159,9 @@ impl Committer {
 
     fn publish(&mut self) {
         self.dirty = false;
-        self.published.types.write().clone_from(&self.types);
+        let erased_types = std::mem::take(&mut self.erased_types);
         self.published
-            .first_known
-            .write()
-            .clone_from(&self.journal.first_known);
-        self.published
-            .last_changed
-            .write()
-            .clone_from(&self.journal.last_changed);
-        self.published
-            .imports
-            .write()
-            .clone_from(&self.journal.imports);
-        let watermark = self
-            .journal
-            .end
-            .system_time
-            .unwrap_or(self.published.watermark());
-        // The watermark late, the commit last: whoever has seen them may read at them.
-        self.published
-            .stable
-            .store(self.floor.max(watermark), Ordering::Release);
-        self.published.watermark.store(watermark, Ordering::Release);
-        self.published
-            .last
-            .send_replace((self.journal.end.sequence, watermark));
-        for entity_type in std::mem::take(&mut self.erased_types) {
-            self.published.snapshots.forget(&entity_type);
-        }
+            .advance(&self.journal, self.floor, &self.types, &erased_types);
     }
 
     fn poison(&mut self, error: &Error) {

@@ -51,6 +51,7 @@ mod page_view;
 mod pages;
 mod path;
 mod prepared;
+mod published;
 mod read;
 mod recovery;
 mod replace;
@@ -102,10 +103,11 @@ pub use written::{Written, WrittenEntry, WrittenWalk, WrittenWhat};
 
 use self::{
     changes::Records,
-    committer::{Committer, Job, Published, QUEUE_JOBS, Reply},
+    committer::{Committer, Job, QUEUE_JOBS, Reply},
     journal::Journal,
     log_store::LogStore,
     pages::Pages,
+    published::Published,
 };
 use crate::{
     disk::Disk,
